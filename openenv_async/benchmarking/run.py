@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from openenv_async.benchmarking.latencies import Latencies
 from openenv_async.benchmarking.load import Load, action_schema, sessions
+from openenv_async.benchmarking.traces import RecordedEpisode
 from openenv_async.benchmarking.usage import ServerMeter, Usage, own_rss
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ServerError
@@ -76,8 +78,9 @@ class _Measured:
 class _Run:
     """State that the sessions of one run share."""
 
-    def __init__(self, actions: list[Any]) -> None:
+    def __init__(self, actions: list[Any], trace: Sequence[RecordedEpisode] | None) -> None:
         self.actions = actions
+        self.trace = trace
         self.stopped = asyncio.Event()
         self.measuring = False
         self.latencies = Latencies()
@@ -104,14 +107,40 @@ class _Run:
                     self.failures[exc.code] += 1
                 await asyncio.sleep(0.01)  # a server that refuses must not be hammered
 
+    async def play_trace(self, client: GenericEnvClient, offset: int) -> None:
+        clock, latencies, trace = time.perf_counter, self.latencies, self.trace
+        assert trace is not None
+        turn, stopped = offset, self.stopped.is_set
+        while not stopped():
+            episode = trace[turn % len(trace)]
+            turn += 1
+            try:
+                arguments = reset_arguments(episode.reset_options, seed=episode.seed)
+                result = await client.reset(**arguments)
+                if self.measuring:
+                    self.episodes += 1
+                for seconds, action in episode.steps:
+                    if seconds:
+                        await asyncio.sleep(seconds)
+                    if result.done or stopped():
+                        break
+                    began = clock()
+                    result = await client.step(action)
+                    if self.measuring:
+                        latencies.add(clock() - began)
+            except OpenEnvError as exc:
+                if self.measuring:
+                    self.failures[exc.code] += 1
+                await asyncio.sleep(0.01)
+
     @contextlib.asynccontextmanager
     async def playing(
         self, clients: Sequence[GenericEnvClient]
     ) -> AsyncIterator[list[asyncio.Task[None]]]:
         """All of them play until the block ends."""
+        play = self.play if self.trace is None else self.play_trace
         players = [
-            asyncio.create_task(self.play(client, number * 17))
-            for number, client in enumerate(clients)
+            asyncio.create_task(play(client, number * 17)) for number, client in enumerate(clients)
         ]
         try:
             yield players
@@ -128,6 +157,7 @@ async def bench(
     *,
     target: str | None = None,
     action: Callable[[random.Random], Any] | None = None,
+    trace: Sequence[RecordedEpisode] | None = None,
     token: str | None = None,
     pid: int | None = None,
     timeouts: Timeouts | None = None,
@@ -140,6 +170,7 @@ async def bench(
         load: how much, for how long.
         target: what it serves, for the report.
         action: draws one action; by default from the server's action schema.
+        trace: recorded episodes that the sessions play in turn, in place of such actions.
         token: access token.
         pid: of the server when it runs on this machine; then its children are counted too.
         timeouts: deadlines of the calls.
@@ -150,7 +181,8 @@ async def bench(
         OpenEnvError: the sessions cannot be opened.
         ServerError: not one step was answered.
     """
-    run = _Run(await _actions(url, load.seed, action, token))
+    actions = [] if trace is not None else await _actions(url, load.seed, action, token)
+    run = _Run(actions, trace)
     say = on_progress or (lambda phase, share, steps: None)
     say("open", 0.0, 0)
     began = time.perf_counter()
@@ -245,7 +277,8 @@ def _report(
         server=server.usage(measured.before, measured.after, steps, elapsed),
         method=(
             f"closed loop: each of {load.sessions} sessions takes its next step when the last"
-            f" one was answered, over {load.connections} connection(s); {load.warmup:g} s of"
+            f" one was answered{'' if run.trace is None else ' and its think time is over'},"
+            f" over {load.connections} connection(s); {load.warmup:g} s of"
             f" warm-up dropped, {elapsed:.1f} s measured; latency by the client, from the call"
             " to its result, its own event loop included; client CPU and memory by this"
             f" process, the server's by {server.measured_by}"

@@ -1,8 +1,9 @@
-"""``openenv-async bench``: load on a server, and what it cost."""
+"""``openenv-async bench``: load on a server, what it cost, and how much of it there may be."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
@@ -16,9 +17,19 @@ from openenv_async.cli.options import (
 from openenv_async.cli.output import console, echo
 from openenv_async.cli.targets import resolved, target_argument
 from openenv_async.telemetry.terminal import printable
+from openenv_async.types import MAX_SECONDS
 
 if TYPE_CHECKING:
-    from openenv_async.benchmarking import Load, Report
+    from rich.text import Text
+
+    from openenv_async.benchmarking import (
+        Bounds,
+        Level,
+        Load,
+        RecordedEpisode,
+        Report,
+        SweepReport,
+    )
     from openenv_async.benchmarking.chaos import ChaosReport
     from openenv_async.targets.resolve import ResolvedTarget
     from openenv_async.targets.served import Server
@@ -39,6 +50,8 @@ _KINDS: Final = {
         "bench --obs-bytes 28224 --param isolation=thread",
         "bench gymnasium --param id=CartPole-v1 --json",
         "bench http://127.0.0.1:8000",
+        "bench echo --sweep --max-p99 20",
+        "bench my_env --sweep --trace runs.jsonl",
         "bench echo --chaos --sessions 1000 --seconds 60",
         "bench --chaos --vector 64 --sessions 256",
         "bench --chaos --over unix --obs-bytes 28224 --vector 16",
@@ -46,7 +59,9 @@ _KINDS: Final = {
 )
 @target_argument(required=False)
 @click.option(
-    "--sessions", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
+    "--sessions",
+    type=click.IntRange(1),
+    help="Sessions at once.  [default: 64; with --sweep up to 4096]",
 )
 @click.option(
     "--connections",
@@ -54,9 +69,13 @@ _KINDS: Final = {
     type=click.IntRange(1),
     help="Connections that they share.",
 )
-@click.option("--seconds", default=5.0, show_default=True, type=SECONDS, help="Measured.")
 @click.option(
-    "--warmup", default=1.0, show_default=True, type=SECONDS, help="Seconds before that, dropped."
+    "--seconds", type=SECONDS, help="Measured.  [default: 5; with --sweep 2 for each level]"
+)
+@click.option(
+    "--warmup",
+    type=SECONDS,
+    help="Seconds before that, dropped.  [default: 1; with --sweep 0.5]",
 )
 @click.option(
     "--obs-bytes",
@@ -90,13 +109,48 @@ _KINDS: Final = {
     help="With --chaos: the connections that are broken; over unix, large payloads are in shared"
     " memory.",
 )
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Recorded episodes whose actions and think times are the load.",
+)
+@click.option(
+    "--think",
+    type=click.FloatRange(0.0, max=MAX_SECONDS),
+    help="With --trace: factor of the recorded think times; 0: none.  [default: 1]",
+)
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Find how many sessions TARGET stands: double them until a bound breaks, then bisect.",
+)
+@click.option(
+    "--max-p99",
+    type=click.FloatRange(0.0, min_open=True, max=MAX_SECONDS),
+    metavar="MS",
+    help="With --sweep: milliseconds that 99 of 100 steps keep.  [default: 100, or three times"
+    " the p99 of one session]",
+)
+@click.option(
+    "--max-failures",
+    type=click.FloatRange(0.0, 1.0, max_open=True),
+    metavar="SHARE",
+    help="With --sweep: share of the steps that may fail.  [default: 0.01]",
+)
+@click.option(
+    "--max-memory",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="With --sweep: memory that the server may take.  [default: 80 % of what is free]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(
     target: str | list[str] | None,
-    sessions: int,
+    sessions: int | None,
     connections: int | None,
-    seconds: float,
-    warmup: float,
+    seconds: float | None,
+    warmup: float | None,
     obs_bytes: int | None,
     seed: int,
     local: bool,
@@ -105,6 +159,12 @@ def bench(
     chaos: bool,
     vector: int | None,
     over: Literal["tcp", "unix"],
+    trace: Path | None,
+    think: float | None,
+    sweep: bool,
+    max_p99: float | None,
+    max_failures: float | None,
+    max_memory: int | None,
     as_json: bool,
 ) -> None:
     """Measure TARGET in a closed loop.
@@ -112,12 +172,38 @@ def bench(
     TARGET is the URL of a server (of several the first is measured), or anything else that can be
     served: then a server is started for it. Without TARGET it is a built-in environment that costs
     next to nothing; `--param isolation=inline|thread|async` says where its steps run.
+
+    With --sweep it says how many sessions this machine stands for TARGET, and what the limit is.
     """
-    from openenv_async.benchmarking import Load
+    from openenv_async.benchmarking import Bounds, Load
     from openenv_async.cli.playing import run
 
+    seconds = (2.0 if sweep else 5.0) if seconds is None else seconds
+    warmup = (0.5 if sweep else 1.0) if warmup is None else warmup
     if not seconds:
         raise click.BadParameter("must be more than 0", param_hint="--seconds")
+    if sweep and (chaos or connections is not None):
+        other = "--chaos" if chaos else "--connections"
+        raise click.BadParameter(f"takes no {other}", param_hint="--sweep")
+    if chaos and trace is not None:
+        raise click.BadParameter("is not for --chaos", param_hint="--trace")
+    if think is not None and trace is None:
+        raise click.BadParameter("is for --trace", param_hint="--think")
+    for name, given in (
+        ("--max-p99", max_p99),
+        ("--max-failures", max_failures),
+        ("--max-memory", max_memory),
+    ):
+        if given is not None and not sweep:
+            raise click.BadParameter("is for --sweep", param_hint=name)
+    recorded = None if trace is None else _read_trace(trace, 1.0 if think is None else think)
+    bounds = Bounds(
+        sessions or 4096,
+        None if max_p99 is None else max_p99 / 1e3,
+        0.01 if max_failures is None else max_failures,
+        None if max_memory is None else max_memory * 2**20,
+    )
+    sessions = sessions or 64
     if target is not None and obs_bytes is not None:
         raise click.BadParameter("is for the built-in environment", param_hint="--obs-bytes")
     if vector is not None and not chaos:
@@ -142,14 +228,56 @@ def bench(
         if not report.audit.passed:
             raise SystemExit(1)
         return
-    measured = run(_measure(found, load, as_json))
+    if sweep:
+        swept = run(_sweep(found, load, bounds, recorded, as_json))
+        echo(json.dumps(swept.as_dict(), indent=2)) if as_json else _print_sweep(swept)
+        return
+    measured = run(_measure(found, load, recorded, as_json))
     if as_json:
         echo(json.dumps(measured.as_dict(), indent=2))
     else:
         _print(measured)
 
 
-async def _measure(target: ResolvedTarget, load: Load, quiet: bool) -> Report:
+def _read_trace(path: Path, think: float) -> list[RecordedEpisode]:
+    from openenv_async.benchmarking import read_trace
+    from openenv_async.cli.recorded import recorded_episodes
+
+    try:
+        return read_trace(recorded_episodes(path), think=think)
+    except ValueError as exc:
+        raise click.BadParameter(f"{path}: {exc}", param_hint="--trace") from None
+
+
+async def _sweep(
+    target: ResolvedTarget,
+    load: Load,
+    bounds: Bounds,
+    trace: list[RecordedEpisode] | None,
+    quiet: bool,
+) -> SweepReport:
+    from openenv_async.benchmarking import sweep
+    from openenv_async.checks.servers import servers
+
+    with _Bar(quiet) as bar:
+        async with servers(target, max_sessions=bounds.max_sessions) as found:
+            server = found[0]
+            return await sweep(
+                server.url,
+                load,
+                bounds,
+                target=_name(target, server),
+                trace=trace,
+                token=server.token,
+                pid=server.pid,
+                on_level=bar.level,
+                on_progress=bar,
+            )
+
+
+async def _measure(
+    target: ResolvedTarget, load: Load, trace: list[RecordedEpisode] | None, quiet: bool
+) -> Report:
     from openenv_async.benchmarking import bench as measure
     from openenv_async.checks.servers import servers
 
@@ -160,6 +288,7 @@ async def _measure(target: ResolvedTarget, load: Load, quiet: bool) -> Report:
                 server.url,
                 load,
                 target=_name(target, server),
+                trace=trace,
                 token=server.token,
                 pid=server.pid,
                 on_progress=bar,
@@ -228,6 +357,12 @@ class _Bar:
             task = self._tasks[phase] = self._bar.add_task(phase, total=1.0, steps="")
         self._bar.update(task, completed=share, steps=f"{steps:,} steps" if steps else "")
 
+    def level(self, level: Level) -> None:
+        """Print a level of a sweep above the bar."""
+        if not self._bar.disable:
+            told = "held" if level.broke is None else printable(level.broke)
+            self._bar.console.print(f"{level.sessions:,} sessions: {told}", style="dim")
+
 
 def _print_chaos(report: ChaosReport) -> None:
     from rich.table import Table
@@ -257,6 +392,51 @@ def _print_chaos(report: ChaosReport) -> None:
     table.add_row("", Text(verdict, style=f"bold {style}"))
     table.add_row("", f"{audit.checked_by_name:,} replies named their request")
     console().print(table)
+
+
+_BAR_WIDTH: Final = 12
+
+
+def _print_sweep(report: SweepReport) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=report.target, title_justify="left", box=None)
+    for heading in ("sessions", "steps/s", "p50 ms", "p99 ms", "server", "client", "MiB"):
+        table.add_column(heading, justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    fastest = max(level.steps_per_second for level in report.levels)
+    for level in report.levels:
+        table.add_row(*_level_row(level, fastest, level.sessions == report.sessions))
+    shown_on = console()
+    shown_on.print(table)
+    shown_on.print(Text(printable(report.sentence), style="bold"))
+    shown_on.print(f"server, client: cores in use. {report.method}", style="dim")
+
+
+def _level_row(level: Level, fastest: float, is_knee: bool) -> list[str | Text]:
+    from rich.text import Text
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    share = level.steps_per_second / fastest if fastest else 0.0
+    style = "green" if level.broke is None else "red"
+    bar = Text("█" * round(_BAR_WIDTH * share), style=style)
+    told = Text("← stands" if is_knee else printable(level.broke or ""), style=style)
+    memory = None if level.memory_bytes is None else level.memory_bytes / 2**20
+    return [
+        f"{level.sessions:,}",
+        f"{level.steps_per_second:,.0f}",
+        number(level.p50_ms, ",.1f"),
+        number(level.p99_ms, ",.1f"),
+        number(level.server_cores, ".2f"),
+        number(level.client_cores, ".2f"),
+        number(memory, ",.0f"),
+        bar,
+        told,
+    ]
 
 
 def _print(report: Report) -> None:
