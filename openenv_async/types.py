@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 import msgspec
 
 from openenv_async.errors import UnreadableReply, error_facts, error_text
+from openenv_async.notebook import brief, facts, grid
 
 __all__ = [
     "ActT",
@@ -48,6 +49,8 @@ else:  # the defaults are for type checkers alone: a class without its parameter
 PlainValue: TypeAlias = Any
 """A number, text, list, dict or array: deliberately unchecked, where no model class is known."""
 
+_MOST_ROWS: Final = 50
+"""Transitions that a notebook shows of a trajectory."""
 _POSITIVE_LIMITS: Final = ("max_message_size", "max_batch_size", "chunk_size", "max_frames")
 MAX_DEPTH: Final = 64
 """Containers inside containers that one message or payload may have."""
@@ -398,6 +401,34 @@ class Trajectory(Generic[ObsT, ActT]):
             self.episode_id = episode.episode_id
             self.seed = episode.seed
 
+    def _repr_html_(self) -> str:
+        """Return its facts and its first transitions, for notebooks."""
+        error = None if self.error_code is None else f"{self.error_code}: {self.error_message}"
+        rows = [
+            ("status", self.status),
+            ("return", self.episode_return),
+            ("steps", self.steps),
+            ("seed", self.seed),
+            ("task", self.task_id),
+            ("duration", f"{self.duration:.3f} s"),
+            ("error", None if error is None else brief(error)),
+        ]
+        shown = [
+            (
+                step.t,
+                brief(step.observation),
+                brief(step.action),
+                "" if step.reward is None else f"{step.reward:g}",
+                "terminated" if step.terminated else "truncated" if step.truncated else "",
+                "" if step.mistake is None else brief(step.mistake.message),
+            )
+            for step in self.transitions[:_MOST_ROWS]
+        ]
+        left = len(self.transitions) - len(shown)
+        title = f"transitions, the first {len(shown)}; {left:,} more" if left else "transitions"
+        headings = ("t", "observation", "action", "reward", "end", "mistake")
+        return facts(f"trajectory {self.index}", rows) + grid(title, headings, shown)
+
 
 @dataclass(slots=True)
 class Outcome(Generic[ObsT, ActT]):
@@ -448,6 +479,27 @@ class Outcome(Generic[ObsT, ActT]):
     def invalid_action(self) -> bool:
         """True if a mistake of the policy ended it; its return is what was given until then."""
         return self.status is OutcomeStatus.INVALID_ACTION
+
+    def _repr_html_(self) -> str:
+        """Return how it ended, and its trajectory folded below, for notebooks."""
+        error = None if self.error is None else error_text(self.error)
+        rows = [
+            ("status", self.status),
+            ("return", self.episode_return),
+            ("steps", self.steps),
+            ("mistakes", self.mistakes or None),
+            ("seed", None if self.episode is None else self.episode.seed),
+            ("task", None if self.task is None else self.task.id),
+            ("group", None if self.group is None else f"{self.group}, member {self.member}"),
+            ("model calls", self.model_calls or None),
+            ("duration", f"{self.duration:.3f} s"),
+            ("error", None if error is None else brief(f"{type(self.error).__name__}: {error}")),
+        ]
+        told = facts(f"episode {self.index}", rows)
+        if self.trajectory is None:
+            return told
+        inside = self.trajectory._repr_html_()
+        return f"{told}<details><summary>trajectory</summary>{inside}</details>"
 
 
 def _is_duration(value: Any) -> bool:

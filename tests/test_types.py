@@ -185,3 +185,18 @@ def test_limits_have_their_documented_defaults() -> None:
         "max_retained_total": 64 * mib,
         "max_shared_size": 256 * mib,
     }
+
+
+def test_notebooks_show_outcomes_and_trajectories_escaped() -> None:
+    marker = "<b>marker</b>"
+    steps = [Transition(t, marker, {"text": marker}, 1.0) for t in range(60)]
+    record = Trajectory(3, "e", 7, steps, marker)
+    outcome = Outcome(3, OutcomeStatus.POLICY_ERROR, error=ValueError(marker), trajectory=record)
+    record.finish(outcome)
+    shown = outcome._repr_html_()
+    assert "<b>" not in shown
+    assert shown.count("&lt;b&gt;marker") == 2 * 50 + 2
+    assert "the first 50; 10 more" in shown
+    assert "<details>" in shown
+    assert "ValueError" in shown
+    assert "<details>" not in Outcome(0, OutcomeStatus.COMPLETED)._repr_html_()

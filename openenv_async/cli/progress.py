@@ -11,11 +11,11 @@ import contextlib
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.cli.output import console, echo
+from openenv_async.rollouts.progress import LINE_INTERVAL, Pace, progress_facts, progress_line
 from openenv_async.telemetry.logs import MessageFormatter
 from openenv_async.telemetry.terminal import plain_text, printable
 
@@ -25,93 +25,13 @@ if TYPE_CHECKING:
     from openenv_async.rollouts import Summary
 
 __all__ = [
-    "Pace",
     "logs_above",
     "progress_bar",
-    "progress_facts",
-    "progress_line",
     "report_progress",
     "say_above",
 ]
 
-LINE_INTERVAL: Final = 30.0
-"""Seconds between two lines, where there is no terminal."""
 _BAR_INTERVAL: Final = 0.25
-_WINDOW: Final = 60.0
-"""Seconds that the pace is measured over."""
-
-
-class Pace:
-    """Episodes a second of late, and how long the rest will take.
-
-    Args:
-        clock: gives seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque([(clock(), 0)])
-
-    def note(self, episodes: int) -> None:
-        """Note how many have ended by now."""
-        now = self._clock()
-        self._seen.append((now, episodes))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
-            self._seen.popleft()
-
-    @property
-    def rate(self) -> float | None:
-        """Episodes a second; ``None`` before any has ended."""
-        (begun, before), (now, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (now - begun) if now > begun and after > before else None
-
-    def left(self, episodes: int) -> float | None:
-        """Return the seconds that as many take; ``None``: not known yet."""
-        rate = self.rate
-        return None if rate is None else episodes / rate
-
-
-def progress_facts(summary: Summary, pace: Pace) -> tuple[str, str]:
-    """Return what is good to know of a run, and what is not good to see; each may be empty."""
-    facts = []
-    rate = pace.rate
-    if rate is not None:
-        facts.append(f"{rate:,.1f} episodes/s" if rate < 100 else f"{rate:,.0f} episodes/s")
-    if summary.total is not None and summary.episodes < summary.total:
-        left = pace.left(summary.total - summary.episodes)
-        if left is not None:
-            facts.append(f"{_duration(left)} left")
-    if summary.running:
-        facts.append(f"{summary.running:,} running")
-    if summary.return_mean is not None:
-        facts.append(f"mean return {summary.return_mean:.3g}")
-    if summary.model_calls:
-        facts.append(f"{summary.model_calls:,} model calls, {summary.model_tokens:,} tokens")
-    bad = []
-    if summary.failures:
-        bad.append(f"{summary.failures:,} failed")
-    if summary.mistakes:
-        bad.append(f"{summary.mistakes:,} mistakes")
-    if summary.waste is not None and summary.waste >= 0.001:
-        bad.append(f"{summary.waste:.1%} wasted")
-    if summary.unwritten:
-        bad.append(f"{summary.unwritten:,} not written")
-    return ", ".join(facts), ", ".join(bad)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def progress_line(title: str, summary: Summary, pace: Pace) -> str:
-    """Return a line of where a run is."""
-    of = "" if summary.total is None else f" of {summary.total:,}"
-    parts = [f"{summary.episodes:,}{of} episodes", *filter(None, progress_facts(summary, pace))]
-    return f"{title}: {', '.join(parts)}"
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

@@ -49,6 +49,7 @@ from openenv_async.rollouts.checking import (
     check_seconds,
     check_seed,
 )
+from openenv_async.rollouts.progress import shown_progress
 from openenv_async.rollouts.resuming import Run, RunEpisodes, folder_of, leave_folder
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
 from openenv_async.rollouts.run_journal import EpisodeKey
@@ -120,6 +121,7 @@ class EpisodeKeywords(TypedDict, total=False):
     max_mistakes: int
     policy_timeout: float | None
     run: Run | None
+    progress: bool
 
 
 class BatchKeywords(EpisodeKeywords, total=False):
@@ -195,6 +197,7 @@ def collect(
     only: Collection[int] | None = None,
     stop: Stop | None = None,
     agent: EpisodeAgent | None = None,
+    progress: bool = False,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
 
@@ -242,6 +245,7 @@ def collect(
         stop: ends it early when it is called, see ``Stop``.
         agent: plays whole episodes by itself, in place of a policy; see
             ``openenv_async.gateway.agents``.
+        progress: show how it goes: a bar in a notebook, a line on standard error elsewhere.
 
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
@@ -281,6 +285,7 @@ def collect(
         only=None if only is None else frozenset(only),
         stop=stop,
         agent=agent,
+        progress=progress,
     )
     return outcomes_of(sessions, options)
 
@@ -417,6 +422,7 @@ class CollectOptions:
     stop: Stop | None = None
     agent: EpisodeAgent | None = None
     on_decision: Callable[[int, int], OpenEnvError | None] | None = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         if self.agent is None:
@@ -585,6 +591,8 @@ async def outcomes_of(
         factories = sessions.factories
         if wrap is not None:
             factories = [functools.partial(_wrapped, wrap, make) for make in factories]
+        if options.progress:
+            await stack.enter_async_context(shown_progress(options.summary))
         collection = _Collection(factories, options, run)
         try:
             await collection.open(sessions)

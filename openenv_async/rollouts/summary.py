@@ -8,11 +8,13 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.endpoints.redaction import redacted
 from openenv_async.errors import InvalidObservation
+from openenv_async.notebook import brief, grid
 from openenv_async.rollouts.record import error_text
 from openenv_async.telemetry.terminal import plain_text
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Task, Trajectory
@@ -449,6 +451,18 @@ class Summary:
             table.add_row("not written", f"{self.unwritten:,}")
         return table
 
+    def _repr_html_(self) -> str:
+        """Return its tables, for notebooks."""
+        tables = [grid("summary", ("", ""), _cells(self.table()))]
+        failures = self.failure_table()
+        if failures is not None:
+            headings = [str(column.header) for column in failures.columns]
+            tables.append(grid("failures", headings, _cells(failures)))
+        warnings = [(each.kind, brief(each.message), each.count) for each in self.warnings]
+        if warnings:
+            tables.append(grid("warnings", ("kind", "message", "count"), warnings))
+        return "".join(tables)
+
     def record_table(self, title: str | None = None) -> Table:
         """Return a table of what was added by ``add_record``: without rates and times."""
         table = _two_columns(title)
@@ -497,6 +511,12 @@ class Summary:
                 *([plain_text(failure.task_id or "")] if tasks else []),
             )
         return table
+
+
+def _cells(table: Table) -> Iterator[tuple[str, ...]]:
+    """The texts of the cells of a table, row by row."""
+    columns = ([str(cell) for cell in column.cells] for column in table.columns)
+    return zip(*columns, strict=True)
 
 
 def _two_columns(title: str | None) -> Table:

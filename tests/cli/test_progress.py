@@ -10,17 +10,9 @@ import time
 import pytest
 
 from openenv_async import Outcome, OutcomeStatus
-from openenv_async.cli.progress import (
-    LINE_INTERVAL,
-    Pace,
-    logs_above,
-    progress_bar,
-    progress_facts,
-    progress_line,
-    report_progress,
-    say_above,
-)
+from openenv_async.cli.progress import logs_above, progress_bar, report_progress, say_above
 from openenv_async.rollouts import Summary
+from openenv_async.rollouts.progress import LINE_INTERVAL, Pace, progress_facts, progress_line
 from openenv_async.testing import ManualClock
 from tests.cli.commands import run
 from tests.cli.terminals import on_terminal

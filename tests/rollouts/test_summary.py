@@ -270,3 +270,15 @@ def test_groups_that_an_earlier_process_played_are_not_counted() -> None:
             made.started_at = 1.0
             summary.add(made)
     assert summary.groups == 2
+
+
+def test_a_notebook_has_its_tables() -> None:
+    summary = Summary(total=2)
+    summary.add(Outcome(0, OutcomeStatus.COMPLETED, episode_return=4.0, steps=5))
+    summary.add(Outcome(1, OutcomeStatus.INFRA_ERROR, error=OSError("<b>marker</b>")))
+    summary.warn("loop_blocked", "<b>marker</b>")
+    html = summary._repr_html_()
+    assert "<b>" not in html
+    assert html.count("&lt;b&gt;marker&lt;/b&gt;") == 2
+    assert "4.000 ± 0.000" in html
+    assert "failures" not in Summary()._repr_html_()
