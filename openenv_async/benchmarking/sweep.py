@@ -1,4 +1,4 @@
-"""How many sessions a machine stands: the load is doubled until a bound breaks, then halved in.
+"""Search for the number of sessions that a machine stands: doubled until a bound breaks.
 
 Rules:
 
