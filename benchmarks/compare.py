@@ -35,6 +35,8 @@ from typing import IO, Final, Literal
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.installing import install, make_venv
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 UPSTREAM_VERSION: Final = "0.10.0"
 UPSTREAM_VENV: Final = ROOT / "benchmarks" / ".venvs" / f"openenv-{UPSTREAM_VERSION}"
@@ -196,11 +198,8 @@ def ensure_upstream_python(python: str | None) -> str:
         if not stamp.exists():
             where = UPSTREAM_VENV.relative_to(ROOT)
             log.print(f"installing openenv {UPSTREAM_VERSION} into {where}")
-            subprocess.run(
-                [sys.executable, "-m", "venv", "--clear", str(UPSTREAM_VENV)], check=True
-            )
-            pip = [str(found), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-            subprocess.run([*pip, f"openenv=={UPSTREAM_VERSION}", "uvloop"], check=True)
+            make_venv(str(UPSTREAM_VENV))
+            install(str(found), [f"openenv=={UPSTREAM_VERSION}", "uvloop"])
             stamp.touch()
     return str(found)
 

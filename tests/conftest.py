@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -94,6 +95,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (others if marked else core).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = core
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays() -> None:
+    """Keep every collection of garbage from walking all modules and tests that are loaded.
+
+    A whole run holds millions of objects, and walking them takes longer than most tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,6 +20,7 @@ from typing import Final
 import pytest
 
 from benchmarks.compare import UPSTREAM_VENV
+from benchmarks.installing import install, make_venv
 
 __all__ = [
     "MCP_CLIENTS",
@@ -103,7 +104,8 @@ def _npm_installed(folder: Path, package: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         quiet = ("--no-audit", "--no-fund", "--loglevel", "error")
-        _run(["npm", "install", *quiet, "--prefix", str(folder), package])
+        command = ["npm", "install", *quiet, "--prefix", str(folder), package]
+        subprocess.run(command, check=True, timeout=_INSTALLING)
         stamp.write_text(package)
     return found
 
@@ -117,12 +119,7 @@ def _installed(folder: Path, requirements: tuple[str, ...], python: str, deps: b
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
         if stamp.is_file() and stamp.read_text() == wanted:
             return found
-        _run([python, "-m", "venv", "--clear", str(folder)])
-        pip = [str(found), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        _run([*pip, *([] if deps else ["--no-deps"]), *requirements])
+        make_venv(str(folder), python)
+        install(str(found), requirements, deps=deps, timeout=_INSTALLING)
         stamp.write_text(wanted)
     return found
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, timeout=_INSTALLING)

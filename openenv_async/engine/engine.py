@@ -112,6 +112,7 @@ class Engine:
         self._tickets = 0
         self._admitting = False
         self._emptied: asyncio.Future[None] | None = None
+        self._hurried = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadlines: Deadlines | None = None
         self._executor: Executor | None = None
@@ -437,13 +438,19 @@ class Engine:
     def _going_away(self) -> GoingAway:
         return GoingAway(f"the server is going away: {self.draining}")
 
+    def hurry(self) -> None:
+        """Let ``aclose`` wait no longer for environments to close; called in the engine's loop."""
+        self._hurried = True
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
     async def aclose(self, reason: str = "shutdown") -> None:
         """Close every session, each under its close deadline, then what ran them."""
         self.draining = reason
         if self._executor is None or self._loop is None:
             return
         self.shut_all()
-        if self.sessions:
+        if self.sessions and not self._hurried:
             self._emptied = self._loop.create_future()
             try:
                 await asyncio.wait_for(self._emptied, self.options.close_grace)

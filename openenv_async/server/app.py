@@ -341,6 +341,10 @@ class HTTPEnvServer:
         else:
             await self._aclose(reason)
 
+    def hurry(self) -> None:
+        """Let ``aclose`` wait no longer for environments to close; called in the server's loop."""
+        self.engine.hurry()
+
     async def _aclose(self, reason: str) -> None:
         self.watch.stop()
         await self.drain.aclose()

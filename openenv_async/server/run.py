@@ -91,11 +91,15 @@ class Server(uvicorn.Server):
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Shut down; asked a second time, without waiting for connections."""
+        """Shut down; asked a second time, without waiting for connections or environments."""
         self.force_exit = self.should_exit
-        lifespan: Any = getattr(self, "lifespan", None)
-        if self.force_exit and hasattr(lifespan, "logger"):
-            lifespan.logger = _SILENT  # its task is cancelled, which is not to be logged
+        if self.force_exit:
+            lifespan: Any = getattr(self, "lifespan", None)
+            if hasattr(lifespan, "logger"):
+                lifespan.logger = _SILENT  # its task is cancelled, which is not to be logged
+            env_server = self._env_server()
+            if env_server is not None:
+                env_server.hurry()
         self.should_exit = True
         self._stopping.set()
 
@@ -114,12 +118,15 @@ class Server(uvicorn.Server):
         """Stop listening, tell the clients and close the environments, then their sockets."""
         for server in self.servers:
             server.close()
-        env_server = getattr(getattr(self.config.app, "state", None), "openenv", None)
+        env_server = self._env_server()
         if env_server is not None and not self.force_exit:
             await env_server.aclose("shutdown")
             for _ in range(3):  # the writers flush a turn after they are woken
                 await asyncio.sleep(0)
         await super().shutdown(sockets)
+
+    def _env_server(self) -> Any:
+        return getattr(getattr(self.config.app, "state", None), "openenv", None)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:

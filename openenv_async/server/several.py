@@ -80,6 +80,11 @@ class SeveralServers:
         admitted, self._admitted = self._admitted, self.guard.admitted
         return any(visits) or admitted != self._admitted
 
+    def hurry(self) -> None:
+        """Let ``aclose`` wait no longer for environments to close; called in the server's loop."""
+        for server in self.servers.values():
+            server.hurry()
+
     async def aclose(self, reason: str = "shutdown") -> None:
         """Tell the clients and close every session of each."""
         await asyncio.gather(*(server.aclose(reason) for server in self.servers.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -36,7 +37,7 @@ async def test_serve_says_one_line_and_stops_at_a_signal(number: signal.Signals)
             await env.reset()
             assert not (await env.step({"amount": 4})).done
             process.send_signal(number)
-            assert process.wait(20) == 0
+            assert await asyncio.to_thread(process.wait, 20) == 0
         assert process.stdout.read() == ""
         assert process.stderr is not None
         assert process.stderr.read() == ""
