@@ -1,7 +1,7 @@
 """Packages into a virtual environment: by uv where it is installed, and else by pip.
 
-uv takes seconds where pip takes minutes, and is told what pip is configured with here. Whatever
-it can't do, pip is asked to do. As a script it takes pip's own words::
+uv takes seconds where pip takes minutes, and is told what pip is configured with here; pip does
+what uv cannot. As a script it takes pip's own words::
 
     python benchmarks/installing.py install --quiet -e .
 """
