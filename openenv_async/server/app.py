@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
@@ -30,7 +32,15 @@ from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.mcp import IDLE_TIMEOUT, McpEndpoint, checked_access
 from openenv_async.server.mcp.sharing import Sharing
 from openenv_async.server.metrics import LoopWatch, read_stats
-from openenv_async.server.not_found import Elsewhere, front_page, no_such_path, route_path
+from openenv_async.server.not_found import (
+    Elsewhere,
+    front_page,
+    no_such_path,
+    route_path,
+    route_words,
+    wants_page,
+)
+from openenv_async.server.page import ServerPage
 from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.server.upstream import RpcSocket, UpstreamSocket
 from openenv_async.server.upstream_rpc import UpstreamRpc
@@ -227,10 +237,13 @@ class HTTPEnvServer:
 
         return APIRouter(routes=self.routes, lifespan=self.lifespan)
 
-    def other_routes(self) -> list[BaseRoute]:
+    def other_routes(self, root: str = "./") -> list[BaseRoute]:
         """Make routes for an application that serves nothing else.
 
-        They are a front page, and typed answers to every path and method that nothing takes.
+        They are the page, and typed answers to every path and method that nothing takes.
+
+        Args:
+            root: the way from the page to the root of the server, where it serves several.
         """
         methods = {
             route.path.replace(":path}", "}"): next(iter(sorted(route.methods or ())))
@@ -238,9 +251,22 @@ class HTTPEnvServer:
             if isinstance(route, Route)
         }
         known = {"/ws": "GET", **methods}
-        front = functools.partial(front_page, self.spec, known)
-        elsewhere = Elsewhere(front, self.guard, known)
+        every = dict(known)
+        for route in self.routes:
+            if isinstance(route, Route):
+                path = route.path.replace(":path}", "}")
+                taken = {*(route.methods or ()), *every[path].split(", ")} - {"HEAD"}
+                every[path] = ", ".join(sorted(taken))
+        page = ServerPage(self.engine, self.guard, "/step" in known, root)
+
+        def front(request: Request) -> Response:
+            if wants_page(request):
+                return page.response(route_words(every), request)
+            return front_page(self.spec, known, request)
+
+        elsewhere = Elsewhere(front, self.guard, known, page.login.form)
         return [
+            *page.login.routes(),
             Route("/{path:path}", elsewhere, include_in_schema=False),
             WebSocketRoute("/{path:path}", UnknownPath(self.guard, list(known))),
         ]

@@ -15,6 +15,9 @@ Rules:
   server answers for (``localhost``, a name without a dot, one below ``.local`` or ``.internal``),
   or on the list of allowed hosts: a page whose name was made to point here sends its own, and is
   of the same origin then.
+- The page keeps the token in a cookie, which counts only over HTTP and only without a header
+  ``Authorization``. A request with it that may change something must come from the page itself: its
+  ``Origin`` is this very host, and a header has a secret that only the page was told.
 - A request may show another token in its place, that is good for what it asks for and nothing
   else: that of a session that is lent to agents. The route that answers must keep to that.
 - Tokens are compared in constant time, and an answer says nothing of why it refuses.
@@ -22,9 +25,13 @@ Rules:
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
+import hashlib
 import hmac
 import ipaddress
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,9 +39,22 @@ from urllib.parse import urlsplit
 from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import AgentRefused, CallerError, OriginRefused, Unauthorized
 
-__all__ = ["BEARER_SUBPROTOCOL", "Grant", "Guard", "refused_to"]
+__all__ = [
+    "BEARER_SUBPROTOCOL",
+    "CSRF_HEADER",
+    "Grant",
+    "Guard",
+    "cookie_value",
+    "is_same_origin",
+    "page_cookie",
+    "refused_to",
+]
 
 BEARER_SUBPROTOCOL: Final = "openenv.bearer."
+CSRF_HEADER: Final = "X-OpenEnv-CSRF"
+"""The header of requests of the page that change something."""
+_PAGE_COOKIE: Final = "openenv_token"
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Grant(enum.Enum):
@@ -64,6 +84,7 @@ class Guard:
 
     Attributes:
         admitted: how many requests were let through, those of agents apart.
+        csrf: the secret that the page sends back, new with every server.
 
     Raises:
         ValueError: a token is empty or cannot be sent in a header, or that of agents is the only
@@ -87,6 +108,7 @@ class Guard:
         if self._agent_token is not None and self._agent_token == self._token:
             raise ValueError("the agents' token must be another one than the server's own")
         self.admitted = 0
+        self.csrf: Final = secrets.token_hex(16)
         if isinstance(allowed_origins, str):  # whose characters would be taken for origins
             raise TypeError(
                 f"allowed_origins must be a list of origins, got {allowed_origins!r}:"
@@ -135,11 +157,37 @@ class Guard:
         if self._token is None or _shows(self._token, headers, subprotocols):
             self.admitted += 1
             return Grant.ALL
+        if _shows_cookie(self._token, scope, headers):
+            if scope["method"] not in _SAFE_METHODS:
+                self.check_page(scope)
+            self.admitted += 1
+            return Grant.ALL
         if lent is not None and _shows(lent.encode(), headers, ()):
             return Grant.LENT
         if self._agent_token is not None and _shows(self._agent_token, headers, subprotocols):
             return Grant.AGENTS
         raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
+
+    def check_page(self, scope: Mapping[str, Any]) -> None:
+        """Let a request of the page that changes something through, and no other page's.
+
+        A request of a program has neither an origin nor cookies, and needs its token alone.
+
+        Raises:
+            OriginRefused: it comes from elsewhere, or without the page's secret.
+        """
+        headers: dict[bytes, bytes] = dict(scope.get("headers", ()))
+        if b"authorization" in headers:
+            return  # which no page of others can make a browser send
+        if not ({b"origin", b"sec-fetch-site", b"cookie"} & headers.keys()):
+            return
+        shown = headers.get(CSRF_HEADER.lower().encode(), b"")
+        if not (is_same_origin(headers) and hmac.compare_digest(shown, self.csrf.encode())):
+            raise OriginRefused(
+                "what changes something must be asked for by the server's own page, with its"
+                f" secret in {CSRF_HEADER}: load the page again, or send the token as"
+                " Authorization: Bearer TOKEN"
+            )
 
     def _check_host(self, header: bytes | None) -> None:
         if header is None or header in _USUAL_HOSTS:
@@ -155,10 +203,29 @@ class Guard:
     def _allows(self, origin: str, headers: Mapping[bytes, bytes]) -> bool:
         if "*" in self._origins or origin.rstrip("/").lower() in self._origins:
             return True
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if not host or origin.lower().partition("://")[2] != host:
+        if not is_same_origin(headers):
             return False
+        host = headers[b"host"].decode("latin-1").lower()
         return self._token is not None or _is_no_name(host)
+
+
+def is_same_origin(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request comes from a page of the host and port that it asks."""
+    host = headers.get(b"host", b"").lower()
+    return bool(host) and headers.get(b"origin", b"").lower().partition(b"://")[2] == host
+
+
+def page_cookie(headers: Mapping[bytes, bytes]) -> str:
+    """Return the name of the cookie that keeps the page's token, another for each host and port.
+
+    Cookies know no ports, so servers on one machine share them.
+    """
+    return f"{_PAGE_COOKIE}_{hashlib.sha256(headers.get(b'host', b'').lower()).hexdigest()[:8]}"
+
+
+def cookie_value(token: str) -> str:
+    """Return a token as the page's cookie has it."""
+    return base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
 
 
 def refused_to(grant: Grant) -> CallerError:
@@ -185,6 +252,30 @@ def _shows(token: bytes, headers: Mapping[bytes, bytes], subprotocols: Collectio
             rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
             good |= hmac.compare_digest(rest, token)
     return good
+
+
+def _shows_cookie(token: bytes, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether an HTTP request without ``Authorization`` has the token in a cookie.
+
+    There may be several of the name, for paths one below the other.
+    """
+    if scope.get("type") != "http" or b"authorization" in headers or b"cookie" not in headers:
+        return False
+    prefix = f"{page_cookie(headers)}=".encode()
+    good = False
+    for name, value in scope["headers"]:
+        for each in value.split(b";") if name == b"cookie" else ():
+            if each.strip().startswith(prefix):
+                shown = each.strip().removeprefix(prefix)
+                good |= hmac.compare_digest(_decoded(shown), token)
+    return good
+
+
+def _decoded(value: bytes) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(value + b"=" * (-len(value) % 4))
+    except binascii.Error:
+        return b""
 
 
 def _name(host: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
-from openenv_async.errors import CallerError, OpenEnvError, TargetNotFound
+from openenv_async.errors import CallerError, OpenEnvError, TargetNotFound, Unauthorized
 from openenv_async.server.auth import Guard
 from openenv_async.server.http_headers import (
     accepted_format,
@@ -21,7 +20,14 @@ from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.version import __version__
 
-__all__ = ["Elsewhere", "front_page", "html_page", "no_such_path", "route_path", "wants_page"]
+__all__ = [
+    "Elsewhere",
+    "front_page",
+    "no_such_path",
+    "route_path",
+    "route_words",
+    "wants_page",
+]
 
 _METHOD_NOT_ALLOWED: Final = 405
 _UPGRADE_REQUIRED: Final = 426
@@ -83,12 +89,18 @@ class Elsewhere:
         front: makes the answer to ``GET /``.
         guard: who may ask.
         known: the method of each path, the WebSocket's ``GET`` included.
+        form: makes the answer to a browser that asks for ``/`` without a token.
     """
 
     def __init__(
-        self, front: Callable[[Request], Response], guard: Guard, known: Mapping[str, str]
+        self,
+        front: Callable[[Request], Response],
+        guard: Guard,
+        known: Mapping[str, str],
+        form: Callable[[Request], Response],
     ) -> None:
         self._front = front
+        self._form = form
         self._guard = guard
         self._known = known
 
@@ -100,7 +112,11 @@ class Elsewhere:
             self._guard.check(scope)
             response = self._answer(request, route_path(scope))
         except OpenEnvError as exc:
-            response = error_response(request, exc, format)
+            is_front = route_path(scope) in ("", "/") and request.method in ("GET", "HEAD")
+            if isinstance(exc, Unauthorized) and is_front and wants_page(request):
+                response = self._form(request)
+            else:
+                response = error_response(request, exc, format)
         await response(scope, receive, send)
 
     def _answer(self, request: Request, path: str) -> Response:
@@ -140,19 +156,20 @@ class Elsewhere:
         return response
 
 
+def route_words(known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the methods of each path with a word on it."""
+    return {path: (method, _ABOUT.get(path, "")) for path, method in known.items()}
+
+
 def front_page(spec: EnvironmentSpec, known: Mapping[str, str], request: Request) -> Response:
-    """Return what is served at an address: a page for browsers, JSON for everything else."""
-    if wants_page(request):
-        about = f"<p>{html.escape(spec.description)}</p>" if spec.description else ""
-        about += f"<p>An environment, served by openenv_async {__version__}.</p>"
-        rows = [_route_row(path, method) for path, method in known.items()]
-        return html_page(f"{spec.name} {spec.version}", about, rows)
+    """Return what is served at an address, for every caller that is not a browser."""
     told: dict[str, Any] = {
         "environment": spec.name,
         "version": spec.version,
         "server": f"openenv_async/{__version__}",
         "routes": {
-            path: f"{method} {_ABOUT.get(path, '')}".rstrip() for path, method in known.items()
+            path: f"{method} {about}".rstrip()
+            for path, (method, about) in route_words(known).items()
         },
     }
     return body_response(told, accepted_format(request))
@@ -161,28 +178,3 @@ def front_page(spec: EnvironmentSpec, known: Mapping[str, str], request: Request
 def wants_page(request: Request) -> bool:
     """Return whether a browser asks."""
     return "text/html" in request.headers.get("accept", "")
-
-
-def html_page(title: str, about: str, rows: Iterable[Sequence[str]]) -> HTMLResponse:
-    """Return a page with a table.
-
-    Args:
-        title: as text.
-        about: HTML above the table.
-        rows: of HTML.
-    """
-    title = html.escape(title)
-    table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return HTMLResponse(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<h1>{title}</h1>{about}<table>{table}</table></html>"
-    )
-
-
-def _route_row(path: str, method: str) -> tuple[str, str, str]:
-    is_link = method == "GET" and path not in _NO_LINK and "{" not in path
-    link = f'<a href=".{path}">{path}</a>' if is_link else path
-    return method, link, html.escape(_ABOUT.get(path, ""))
-
-
-_NO_LINK: Final = ("/ws", "/state")

@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import html
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -31,15 +29,18 @@ from openenv_async.server.auth import Guard
 from openenv_async.server.drain import DrainRoutes, checked_seconds
 from openenv_async.server.http_headers import accepted_format, body_response, error_response
 from openenv_async.server.metrics import prometheus_text
-from openenv_async.server.not_found import Elsewhere, html_page, wants_page
+from openenv_async.server.not_found import Elsewhere, wants_page
+from openenv_async.server.page import IndexPage
+from openenv_async.server.page.routes import PAGE_FILES, PATH_NAME
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits
 from openenv_async.version import __version__
 
 __all__ = ["SeveralServers", "create_app_of_several"]
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_OWN: Final = frozenset({"health", "ready", "drain", "metrics", "metrics.json", "stats"})
+_OWN: Final = frozenset(
+    {"health", "ready", "drain", "metrics", "metrics.json", "stats", "login", "logout", *PAGE_FILES}
+)
 _HEALTH: Final = ("wedged", "degraded", "ok")
 """Healths, the worst first."""
 Handler = Callable[[Request, Format], Awaitable[Any]]
@@ -58,7 +59,7 @@ class SeveralServers:
 
     def __init__(self, servers: Mapping[str, HTTPEnvServer], guard: Guard) -> None:
         for name in servers:
-            if not _NAME.fullmatch(name) or name in _OWN:
+            if not PATH_NAME.fullmatch(name) or name in _OWN:
                 raise InvalidOption(
                     f"an environment cannot be served as {name!r:.80}: a name has letters, digits,"
                     f" '_', '-' and '.', and is none of {', '.join(sorted(_OWN))}",
@@ -187,12 +188,14 @@ def create_app_of_several(
         ("GET", "/metrics", metrics),
     )
     known = {path: method for method, path, _ in table}
-    elsewhere = Elsewhere(functools.partial(_index, several.servers), guard, known)
+    page = IndexPage(guard)
+    index = functools.partial(_index, several.servers, page)
+    elsewhere = Elsewhere(index, guard, known, page.login.form)
     paths = [*known, *(f"/{name}/ws" for name in several.servers)]
     app = Starlette(
         routes=[
             *(
-                Mount(f"/{name}", routes=[*server.routes, *server.other_routes()])
+                Mount(f"/{name}", routes=[*server.routes, *server.other_routes("../")])
                 for name, server in several.servers.items()
             ),
             *(
@@ -203,6 +206,7 @@ def create_app_of_several(
                 Route(path, functools.partial(_answer, handler, guard), methods=[method])
                 for method, path, handler in table
             ),
+            *page.login.routes(),
             Route("/{path:path}", elsewhere, include_in_schema=False),
             WebSocketRoute("/{path:path}", UnknownPath(guard, paths)),
         ],
@@ -228,20 +232,10 @@ async def _below(name: str, request: Request) -> Response:
     return RedirectResponse(f"./{name}/")
 
 
-def _index(servers: Mapping[str, HTTPEnvServer], request: Request) -> Response:
+def _index(servers: Mapping[str, HTTPEnvServer], page: IndexPage, request: Request) -> Response:
     """Return which environments are served: a page for browsers, JSON for everything else."""
     if wants_page(request):
-        rows = [
-            (
-                f'<a href="./{name}/">{name}</a>',
-                html.escape(server.spec.version),
-                html.escape(server.spec.description or ""),
-                f"{server.sessions} sessions",
-            )
-            for name, server in servers.items()
-        ]
-        about = f"<p>Served by openenv_async {__version__}.</p>"
-        return html_page(f"{len(servers)} environments", about, rows)
+        return page.response({name: (each.spec, each.engine) for name, each in servers.items()})
     told = {
         "server": f"openenv_async/{__version__}",
         "environments": {
