@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from openenv_async.targets.resolve import ResolvedTarget
@@ -14,7 +14,11 @@ __all__ = ["servers"]
 
 @contextlib.asynccontextmanager
 async def servers(
-    target: ResolvedTarget, *, max_sessions: int | None = None, arguments: Sequence[str] = ()
+    target: ResolvedTarget,
+    *,
+    max_sessions: int | None = None,
+    arguments: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[list[Server]]:
     """Have the servers of a target: those at its URLs, else one, started for it if need be.
 
@@ -24,6 +28,7 @@ async def servers(
         target: what is served.
         max_sessions: sessions that a server started for it may hold.
         arguments: of ``openenv-async serve``, where a process is started.
+        environ: environment variables of that process, beside those of this one.
 
     Raises:
         WrongTarget: it has no server.
@@ -40,6 +45,8 @@ async def servers(
                 options["max_sessions"] = max_sessions
             if arguments and kind == "named":
                 options["arguments"] = arguments
+            if environ and kind == "named":
+                options["environ"] = environ
             async with target.serve(**options) as server:
                 yield [server]
 

@@ -33,6 +33,7 @@ class LocalServer:
         target: as for ``openenv-async serve``.
         params: constructor arguments; values that JSON can say.
         arguments: more arguments of ``openenv-async serve``.
+        environ: environment variables that it has beside those of this process.
         token: access token that it asks for; ``None`` for none.
         start_timeout: seconds until it has to listen.
         stop_timeout: seconds that it has to shut down before it is killed.
@@ -47,6 +48,7 @@ class LocalServer:
         params: Mapping[str, Any] | None = None,
         *,
         arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
         token: str | None = None,
         start_timeout: float = 60.0,
         stop_timeout: float = 15.0,
@@ -66,6 +68,7 @@ class LocalServer:
             *(f"--param={key}={json.dumps(value)}" for key, value in (params or {}).items()),
             *arguments,
         ]
+        self._environ = dict(environ or {})
         self._token = token
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
@@ -121,7 +124,7 @@ class LocalServer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_own_environ(self._token),
+            env=_own_environ(self._token) | self._environ,
             start_new_session=True,
         )
         self._process = process

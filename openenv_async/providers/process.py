@@ -73,6 +73,7 @@ class ProcessProvider(Provider):
         params: constructor arguments of the environment; values that JSON can say.
         max_sessions: environments that one process may hold; ``None``: the server's default.
         arguments: more arguments of ``openenv-async serve``, such as ``--step-timeout=5``.
+        environ: environment variables that a process has beside those of this one.
         start_timeout: seconds that a process has to listen.
         stop_timeout: seconds that it has to shut down before it is killed.
     """
@@ -86,6 +87,7 @@ class ProcessProvider(Provider):
         *,
         max_sessions: int | None = None,
         arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
         stop_timeout: float = 15.0,
     ) -> None:
@@ -94,6 +96,7 @@ class ProcessProvider(Provider):
         self._arguments = [*arguments]
         if max_sessions is not None:
             self._arguments.append(f"--max-sessions={max_sessions}")
+        self._environ = dict(environ or {})
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._workers: set[ProcessWorker] = set()
@@ -109,6 +112,7 @@ class ProcessProvider(Provider):
             self.target,
             self.params,
             arguments=self._arguments,
+            environ=self._environ,
             token=token,
             start_timeout=self._start_timeout if timeout is None else timeout,
             stop_timeout=self._stop_timeout,

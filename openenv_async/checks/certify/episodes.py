@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 from collections import Counter
 from typing import Any, Final
 
@@ -171,25 +170,22 @@ async def episodes_begin_anew(subject: Subject) -> None:
 @check("certificate", remedy="free in close() what the constructor and reset() took")
 async def sessions_leave_nothing_behind(subject: Subject) -> None:
     """Closed sessions leave no open file, thread, process or temporary file behind."""
-    candidate = subject.candidate
-    if candidate.pid is None:
+    candidate, folder = subject.candidate, subject.temporary
+    if candidate.pid is None or folder is None:
         raise Skipped("only of a server that was started here, of a name or folder")
-    made = []
-    for first in (0, _SESSIONS):  # others write there too: what is left is left each time
-        before = _temporary()
+    made: list[set[str]] = []
+    for first in (0, _SESSIONS):  # what is kept for all sessions is made once
+        before = set(os.listdir(folder))
         for seed in range(first, first + _SESSIONS):
             async with candidate.session() as env:
                 await trace(candidate, env, seed=seed)
-        made.append(_temporary() - before)
-    await closing_releases(candidate)  # others' come and go meanwhile
-    one, other = (Counter(name[:_PREFIX] for name in names & _temporary()) for names in made)
+        made.append(set(os.listdir(folder)) - before)
+    await closing_releases(candidate)  # some are removed a little after the session
+    left = set(os.listdir(folder))
+    one, other = (Counter(name[:_PREFIX] for name in names & left) for names in made)
     kind, count = ((one & other).most_common(1) or [("", 0)])[0]
     require(
         count < _SESSIONS,
         f"{_SESSIONS} sessions that were closed left {count} files {kind}… in the folder of"
         " temporary files",
     )
-
-
-def _temporary() -> set[str]:
-    return set(os.listdir(tempfile.gettempdir()))

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -183,7 +184,11 @@ async def certify(
         spec = _spec_of(found)
         stated = declaration or _stated(spec)
     async with contextlib.AsyncExitStack() as stack:
-        [first, *more] = await stack.enter_async_context(servers(found, max_sessions=256))
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="certify-"))
+        own = {"TMPDIR": temporary}  # others' files come and go in the one of the machine
+        [first, *more] = await stack.enter_async_context(
+            servers(found, max_sessions=256, environ=own)
+        )
         across = episodes_lines.seeds_decide_across_processes.__name__
         if not more and found.kind == "named" and any(each.name == across for each in wanted):
             more = await stack.enter_async_context(servers(found, max_sessions=64))
@@ -200,6 +205,7 @@ async def certify(
             episodes=episodes,
             seconds=seconds,
             concurrency=concurrency,
+            temporary=Path(temporary),
         )
         await _look(subject)
 

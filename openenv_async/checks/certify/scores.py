@@ -16,7 +16,7 @@ from openenv_async.rollouts.policies import bind
 __all__ = ["LANGUAGE_CHANCE"]
 
 LANGUAGE_CHANCE: Final = 0.25
-"""The part of the range of returns that guesses may be paid where answers are texts."""
+"""The part of the way from nothing to the highest return that guesses may be paid in texts."""
 _APART: Final = 0.1
 """The part of the range of returns by which guesses must lie below what the oracle needs."""
 _SPREAD: Final = 0.1
@@ -68,14 +68,14 @@ async def the_oracle_solves_it(subject: Subject) -> None:
 async def guesses_fail(subject: Subject) -> None:
     """Valid answers at random are paid clearly less than the oracle needs."""
     needed, span = subject.needed("oracle_needs"), subject.span
-    low = subject.statements.return_range[0]  # type: ignore[index]  # span has found it
-    chance = await subject.chance()
+    high = float(subject.needed("return_range")[1])
+    chance, low = await subject.chance(), await subject.nothing()
     subject.note(guesses_fail, f"chance {chance:.3g}")
     require(
         chance <= needed - _APART * span,
         f"guesses are paid {chance:.3g}, where the oracle needs {needed:.3g}",
     )
-    part = (chance - low) / span
+    part = (chance - low) / (high - low)
     require(
         subject.statements.answer is None or part <= LANGUAGE_CHANCE,
         f"guesses are paid {chance:.3g}, more than {LANGUAGE_CHANCE:.0%} of the way from"

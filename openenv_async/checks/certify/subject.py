@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.certification import Certification
@@ -91,6 +92,7 @@ class Subject:
         episodes: of each policy, at first.
         seconds: that one policy may be played beyond these.
         concurrency: episodes at once.
+        temporary: folder of its server's temporary files, if it has one of its own.
         figures: what was measured, by the name of the check.
         rewards, returns: the lowest and highest of all that was played.
         listing, about: what the server tells of its tasks and of itself.
@@ -105,6 +107,7 @@ class Subject:
     episodes: int = 32
     seconds: float = 20.0
     concurrency: int = 16
+    temporary: Path | None = None
     figures: dict[str, str] = field(default_factory=dict)
     rewards: tuple[float, float, int] = (math.inf, -math.inf, 0)
     returns: tuple[float, float, int] = (math.inf, -math.inf, 0)
@@ -311,9 +314,23 @@ class Subject:
             assert self._chance is not None
         return self._chance.mean
 
+    async def nothing(self) -> float:
+        """Return what counts as being paid nothing: the lowest return, or more where texts answer.
+
+        There it is that of the worst guess, and at most 0: penalties that no valid answer incurs,
+        such as one for code that fails, would make chance look larger, and the panel's gain
+        smaller.
+        """
+        low, high = map(float, self.needed("return_range"))
+        await self.chance()
+        if self.statements.answer is None or self._chance is None:
+            return low
+        return min(max(low, min(self._chance.values)), max(low, 0.0), high)
+
     async def limit(self) -> float:
         """Return the mean return that a policy may have at most which does not solve anything."""
-        return await self.chance() + TOLERANCE * self.span
+        high = float(self.needed("return_range")[1])
+        return await self.chance() + TOLERANCE * (high - await self.nothing())
 
     def need_secrets(self) -> None:
         """Find out before anything is played that no secrets are known.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from openenv_async.checks.certify import certify
@@ -37,6 +40,47 @@ async def test_an_answer_with_every_option_is_caught() -> None:
 
 
 ANSWERS_ALL = "answering_every_option_scores_at_chance"
+
+
+class CostsTheClumsy(broken.Good):
+    """Code that fails costs something; a wrong answer is paid nothing."""
+
+    def grade(self, text: str) -> float:
+        return -0.5 if text == "fails" else text == self.answer
+
+
+class CostsTheWrong(broken.Good):
+    """A right answer is paid 1, a wrong one costs 1; guesses are right half of the time."""
+
+    def grade(self, text: str) -> float:
+        return 1.0 if text == "1" else -1.0
+
+
+class PaysAnything(broken.Good):
+    """Any answer is paid something."""
+
+    def grade(self, text: str) -> float:
+        return 1.0 if text == self.answer else 0.5
+
+
+@pytest.mark.parametrize(
+    ("cls", "low", "options", "reason"),
+    [
+        (CostsTheClumsy, -0.5, 1000, None),
+        (CostsTheWrong, -1.0, 2, "more than 25% of the way from -1"),
+        (PaysAnything, 0.0, 1000, "more than 25% of the way from 0"),
+    ],
+)
+async def test_penalties_that_no_guess_incurs_are_not_counted_for_it(
+    cls: type[broken.Good], low: float, options: int, reason: str | None
+) -> None:
+    def guess(observation: object, turn: Any) -> broken.Answer:
+        return broken.Answer(str(turn.index % options))
+
+    stated = dataclasses.replace(broken.STATED, return_range=(low, 1.0), guess=guess)
+    certificate = await certify(cls, declaration=stated, names=["guesses_fail"], episodes=16)
+    [result] = certificate.results
+    assert (reason or "chance 0") in (result.reason or certificate.figures["guesses_fail"])
 
 
 async def test_levels_that_are_alike_are_caught() -> None:
