@@ -17,6 +17,7 @@ import traceback
 from typing import Any, ClassVar, Final, TypeVar
 
 __all__ = [
+    "AccessRefused",
     "AgentFailed",
     "AgentRefused",
     "BudgetExhausted",
@@ -494,6 +495,14 @@ class AgentRefused(CallerError, PermissionError):
     """The agents' token was shown where only the server's own is taken."""
 
     code = "agent_refused"
+    http_status = 403
+    upstream_code = "SESSION_ERROR"
+
+
+class AccessRefused(CallerError, PermissionError):
+    """The token is valid, but does not open this: another environment, or an administrator's."""
+
+    code = "access_refused"
     http_status = 403
     upstream_code = "SESSION_ERROR"
 

@@ -14,6 +14,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any, Final
 
+from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.engine.columns import BegunRows, Columns
 from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
@@ -118,6 +119,7 @@ class ServerConnection:
             ``Limits.max_bad_frames``; nothing more is taken from it then.
 
     Attributes:
+        caller: who opens sessions on it.
         ready: frames of the next message; only looked at from outside, as ``large`` is.
         large: channels on which large payloads wait to be taken in pieces.
     """
@@ -137,6 +139,7 @@ class ServerConnection:
         self.seen_at = self._made_at = engine.clock()
         self.sending_since = inf
         self.trace: TraceContext | None = None
+        self.caller: Caller = OWNER
         self._wake = wake
         self._cut = cut
         self._refuse = refuse

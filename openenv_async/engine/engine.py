@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
+from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.engine.executors.inline import InlineExecutor
 from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.executors.recipe import make_recipe
@@ -210,7 +211,7 @@ class Engine:
         """
         try:
             executor = self._start()
-            session = self._existing(request)
+            session = self._existing(request, getattr(sink, "caller", OWNER))
             if session is not None:
                 session.attach(sink, request.channel)
                 self.stats.resumed += 1
@@ -278,13 +279,14 @@ class Engine:
         finally:
             self._admitting = False
 
-    def _existing(self, request: Open) -> Session | None:
+    def _existing(self, request: Open, caller: Caller) -> Session | None:
         """The session that ``request`` names, if it is to be resumed."""
         if not (_is_token(request.session) and _is_token(request.secret)):
             raise ProtocolError("session id and secret must be 32 hex digits each")
         session = self.sessions.get(request.session)
         if session is not None:
-            if not hmac.compare_digest(session.secret, request.secret):
+            is_secret = hmac.compare_digest(session.secret, request.secret)
+            if not (is_secret and caller.may_see(session)):
                 raise SessionNotFound("no session has this id and secret")
             if request.session in self._closing_reasons:
                 raise self._closing_reasons[request.session]
@@ -332,16 +334,20 @@ class Engine:
             retry_after=1.0,
         )
 
-    def find(self, session_id: str, secret: str) -> Session:
-        """A session by what its client knows.
+    def find(self, session_id: str, secret: str, caller: Caller = OWNER) -> Session:
+        """A session by what its client knows, for a caller who may see it.
 
         Raises:
-            SessionNotFound: none has this id and secret.
+            SessionNotFound: none has this id and secret, or it is another caller's.
             SessionClosed: it is being closed.
         """
         session = self.sessions.get(session_id)
         known = session is not None and _is_token(secret)  # only ASCII can be compared
-        if session is None or not (known and hmac.compare_digest(session.secret, secret)):
+        if (
+            session is None
+            or not (known and hmac.compare_digest(session.secret, secret))
+            or not caller.may_see(session)
+        ):
             raise SessionNotFound(
                 "no session has this id: it was closed, was idle for too long, or never was;"
                 " call reset() without a session id to open one"

@@ -25,6 +25,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.engine.deadlines import NEWS_INTERVAL, Action, Times, decide, due_at, shorter
 from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.requests import (
@@ -146,11 +147,13 @@ class Session:
         deferred: a request that starts once the running one has stopped.
         due: when the running request must have ended.
         ticket: its number in the queue, while it waits for capacity.
+        caller: whose it is.
         visitor: the destination of the reply to the running request, if it is a visitor's.
     """
 
     __slots__ = (
         "active_at",
+        "caller",
         "channel",
         "codecs",
         "current",
@@ -182,6 +185,7 @@ class Session:
         self.secret = open.secret
         self.channel = open.channel
         self.sink: ReplySink | None = sink
+        self.caller: Caller = getattr(sink, "caller", OWNER)
         self.codecs: Codecs = sink.codecs
         self.log: ReplyLog[Reply] = ReplyLog(
             engine.options.limits.max_retained_size, engine.retained

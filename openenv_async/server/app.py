@@ -22,6 +22,7 @@ from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
+from openenv_async.server.callers import Callers
 from openenv_async.server.drain import DRAIN_SECONDS, Drain
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
@@ -55,6 +56,7 @@ PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state
 _KEYWORDS: Final = (
     *("action", "observation", "state", "params", "options", "name", "token", "allowed_origins"),
     *("allowed_hosts", "local", "agent_access", "agent_token", "agent_idle_timeout"),
+    *("admin_token", "callers"),
     *("drain_seconds", "stateless_http", "mode"),
 )
 """Keyword arguments of a server, for messages."""
@@ -77,6 +79,9 @@ class HTTPEnvServer:
         options: capacity, deadlines, sizes.
         name: overrides the environment's name.
         token: what every request on every transport must show; ``None`` lets everybody in.
+        admin_token: that of an administrator, who alone may drain the server and see all sessions
+            then; without one, who has the token may.
+        callers: whose tokens are good, in place of these two.
         allowed_origins: origins of web pages, other than this server's own, that may connect.
         allowed_hosts: names under which it may be asked without a token, beside addresses and
             names that only a local network knows; ``*`` for any.
@@ -114,6 +119,8 @@ class HTTPEnvServer:
         options: EngineOptions | None = None,
         name: str | None = None,
         token: str | None = None,
+        admin_token: str | None = None,
+        callers: Callers | None = None,
         allowed_origins: Collection[str] = (),
         allowed_hosts: Collection[str] = (),
         local: bool = True,
@@ -146,7 +153,9 @@ class HTTPEnvServer:
         self.engine = Engine(self.spec, options)
         space = os.environ.get(_SPACE_HOST)  # the name that a Space's proxy passes on
         hosts = [*allowed_hosts, *([space] if space else [])]
-        self.guard = Guard(token, allowed_origins, hosts, agent_token)
+        callers = callers or Callers(token, admin_token)
+        self.guard = Guard(None, allowed_origins, hosts, agent_token, callers)
+        self.guard.environment = self.spec.name
         self.watch = LoopWatch(self.engine)
         self.drain = Drain(self.engine, self._connections, drain_seconds)
         self._sockets: set[NativeSocket] = set()
@@ -155,7 +164,7 @@ class HTTPEnvServer:
             folder = os.environ.get(LOCAL_FOLDER_VARIABLE)  # a container's, from its provider
             self._local = LocalListener(
                 self.websocket,
-                has_token=token is not None,
+                has_token=not self.guard.open,
                 connect_timeout=self.engine.options.timeouts.connect,
                 max_size=self.engine.options.limits.max_message_size,
                 folder=Path(folder) if folder else None,
@@ -473,6 +482,8 @@ def create_app(
     options: EngineOptions | None = None,
     name: str | None = None,
     token: str | None = None,
+    admin_token: str | None = None,
+    callers: Callers | None = None,
     allowed_origins: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
     local: bool = True,
@@ -497,6 +508,8 @@ def create_app(
         options=options,
         name=name,
         token=token,
+        admin_token=admin_token,
+        callers=callers,
         allowed_origins=allowed_origins,
         allowed_hosts=allowed_hosts,
         local=local,

@@ -20,6 +20,8 @@ Rules:
   ``Origin`` is this very host, and a header has a secret that only the page was told.
 - A request may show another token in its place, that is good for what it asks for and nothing
   else: that of a session that is lent to agents. The route that answers must keep to that.
+- ``caller_of`` tells the holder of the token. It sees its own sessions alone unless it is an
+  administrator; a token for some environments opens those alone.
 - Tokens are compared in constant time, and an answer says nothing of why it refuses.
 """
 
@@ -32,18 +34,21 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from openenv_async.endpoints.tokens import check_token
+from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.errors import AgentRefused, CallerError, OriginRefused, Unauthorized
+from openenv_async.server.callers import AGENTS, NOBODY, Callers
 
 __all__ = [
     "BEARER_SUBPROTOCOL",
     "CSRF_HEADER",
     "Grant",
     "Guard",
+    "caller_of",
     "cookie_value",
     "is_same_origin",
     "page_cookie",
@@ -55,6 +60,8 @@ CSRF_HEADER: Final = "X-OpenEnv-CSRF"
 """The header of requests of the page that change something."""
 _PAGE_COOKIE: Final = "openenv_token"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CALLER: Final = "openenv.caller"
+"""The key of a scope under which the caller is found whose token it shows."""
 
 
 class Grant(enum.Enum):
@@ -81,10 +88,14 @@ class Guard:
         allowed_hosts: names that a request without a token may ask for; ``*`` allows any. Those
             of ``allowed_origins`` are among them.
         agent_token: what agents may show in place of the token.
+        callers: whose tokens are good, in place of ``token``.
 
     Attributes:
         admitted: how many requests were let through, those of agents apart.
         csrf: the secret that the page sends back, new with every server.
+        callers: whose tokens are good.
+        environment: the name of what lies behind, for callers who may use some only; ``None``: no
+            environment in particular.
 
     Raises:
         ValueError: a token is empty or cannot be sent in a header, or that of agents is the only
@@ -97,15 +108,17 @@ class Guard:
         allowed_origins: Collection[str] = (),
         allowed_hosts: Collection[str] = (),
         agent_token: str | None = None,
+        callers: Callers | None = None,
     ) -> None:
-        self._token = None if token is None else check_token(token).encode()
+        self.callers = Callers(token) if callers is None else callers
+        self.environment: str | None = None
         self._agent_token = None if agent_token is None else check_token(agent_token).encode()
-        if self._agent_token is not None and self._token is None:
+        if self._agent_token is not None and self.open:
             raise ValueError(
                 "an agents' token keeps nothing from agents while the server asks for none: give"
                 " it a token as well (--token-file or OPENENV_TOKEN; token=)"
             )
-        if self._agent_token is not None and self._agent_token == self._token:
+        if self._agent_token is not None and self.callers.find([self._agent_token]) is not None:
             raise ValueError("the agents' token must be another one than the server's own")
         self.admitted = 0
         self.csrf: Final = secrets.token_hex(16)
@@ -122,12 +135,13 @@ class Guard:
     @property
     def open(self) -> bool:
         """True if no token is needed."""
-        return self._token is None
+        return self.callers.open
 
-    def check(self, scope: Mapping[str, Any]) -> None:
-        """Let a request of a client through, and of nobody less.
+    def check(self, scope: MutableMapping[str, Any]) -> Caller:
+        """Let a request of a client through, and of nobody less; return whose it is.
 
         Raises:
+            AccessRefused: the caller may not use this environment.
             OriginRefused: it comes from a web page that is not allowed, or asks for a host that
                 needs a token.
             Unauthorized: the token is missing or wrong.
@@ -136,35 +150,47 @@ class Guard:
         grant = self.admit(scope)
         if grant is not Grant.ALL:
             raise refused_to(grant)
+        return caller_of(scope)
 
-    def admit(self, scope: Mapping[str, Any], lent: str | None = None) -> Grant:
+    def admit(self, scope: MutableMapping[str, Any], lent: str | None = None) -> Grant:
         """Let a request through, of agents as well; return what its token is good for.
 
         Args:
             scope: of the request.
             lent: a token that is as good for this request, but for what it was lent for alone.
 
+        The caller is in the scope from then on: see ``caller_of``.
+
         Raises:
+            AccessRefused: the caller may not use this environment.
             OriginRefused, Unauthorized: as by ``check``.
         """
         headers: dict[bytes, bytes] = dict(scope.get("headers", ()))
         origin = headers.get(b"origin")
         if origin is not None and not self._allows(origin.decode("latin-1"), headers):
             raise OriginRefused("requests from this origin are not allowed: see --allow-origin")
-        if self._token is None and not self._any_host:
+        if self.open and not self._any_host:
             self._check_host(headers.get(b"host"))
-        subprotocols = scope.get("subprotocols", ())
-        if self._token is None or _shows(self._token, headers, subprotocols):
+        if self.open:
             self.admitted += 1
+            scope[_CALLER] = OWNER
             return Grant.ALL
-        if _shows_cookie(self._token, scope, headers):
-            if scope["method"] not in _SAFE_METHODS:
+        shown = _shown(headers, scope.get("subprotocols", ()))
+        caller = self.callers.find(shown)
+        if caller is None:
+            caller = self.callers.find(_in_cookies(scope, headers))
+            if caller is not None and scope["method"] not in _SAFE_METHODS:
                 self.check_page(scope)
+        if caller is not None:
+            caller.check_environment(self.environment)
             self.admitted += 1
+            scope[_CALLER] = caller
             return Grant.ALL
-        if lent is not None and _shows(lent.encode(), headers, ()):
+        if lent is not None and _is_in(lent.encode(), _shown(headers, ())):
+            scope[_CALLER] = AGENTS
             return Grant.LENT
-        if self._agent_token is not None and _shows(self._agent_token, headers, subprotocols):
+        if self._agent_token is not None and _is_in(self._agent_token, shown):
+            scope[_CALLER] = AGENTS
             return Grant.AGENTS
         raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
 
@@ -206,7 +232,17 @@ class Guard:
         if not is_same_origin(headers):
             return False
         host = headers[b"host"].decode("latin-1").lower()
-        return self._token is not None or _is_no_name(host)
+        return not self.open or _is_no_name(host)
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller:
+    """Return whose token a request shows that was let in; the owner where none is asked for.
+
+    ``caller_of(request.scope).may_see(session)`` says whether it may see, follow, cancel and close
+    a session; ``check_admin("…")`` refuses everybody but administrators.
+    """
+    caller: Caller = scope.get(_CALLER, NOBODY)
+    return caller
 
 
 def is_same_origin(headers: Mapping[bytes, bytes]) -> bool:
@@ -244,31 +280,37 @@ _USUAL_HOSTS: Final = frozenset({b"127.0.0.1", b"localhost"})
 _LOCAL_DOMAINS: Final = (".localhost", ".local", ".internal")
 
 
-def _shows(token: bytes, headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> bool:
-    scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
-    good = scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), token)
-    for offered in subprotocols:
-        if offered.startswith(BEARER_SUBPROTOCOL):
-            rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
-            good |= hmac.compare_digest(rest, token)
+def _shown(headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> list[bytes]:
+    """Return the tokens that a request shows."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    shown = [token.strip()] if scheme.lower() == b"bearer" else []
+    offered = [each for each in subprotocols if each.startswith(BEARER_SUBPROTOCOL)]
+    return shown + [each.removeprefix(BEARER_SUBPROTOCOL).encode() for each in offered]
+
+
+def _is_in(token: bytes, shown: Iterable[bytes]) -> bool:
+    """Return whether a token is among those shown; compared in constant time."""
+    good = False
+    for each in shown:
+        good |= hmac.compare_digest(each, token)
     return good
 
 
-def _shows_cookie(token: bytes, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether an HTTP request without ``Authorization`` has the token in a cookie.
+def _in_cookies(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> list[bytes]:
+    """Return the tokens in cookies of an HTTP request without ``Authorization``.
 
     There may be several of the name, for paths one below the other.
     """
     if scope.get("type") != "http" or b"authorization" in headers or b"cookie" not in headers:
-        return False
+        return []
     prefix = f"{page_cookie(headers)}=".encode()
-    good = False
-    for name, value in scope["headers"]:
-        for each in value.split(b";") if name == b"cookie" else ():
-            if each.strip().startswith(prefix):
-                shown = each.strip().removeprefix(prefix)
-                good |= hmac.compare_digest(_decoded(shown), token)
-    return good
+    pairs = [
+        each.strip()
+        for name, value in scope["headers"]
+        if name == b"cookie"
+        for each in value.split(b";")
+    ]
+    return [_decoded(pair.removeprefix(prefix)) for pair in pairs if pair.startswith(prefix)]
 
 
 def _decoded(value: bytes) -> bytes:

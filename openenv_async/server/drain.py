@@ -27,6 +27,7 @@ from openenv_async.engine.connection import ServerConnection
 from openenv_async.errors import InvalidOption
 from openenv_async.models import Format
 from openenv_async.protocol.upstream import read_fields, scalar
+from openenv_async.server.auth import caller_of
 from openenv_async.server.http_headers import body_response, read_body, refuse_extra, sent_format
 from openenv_async.types import MAX_SECONDS
 
@@ -147,6 +148,7 @@ class DrainRoutes:
 
     async def post(self, request: Request, format: Format) -> Response:
         """Begin; the body may say ``seconds``. Asked again, the new time counts."""
+        caller_of(request.scope).check_admin("draining a server")
         sent = sent_format(request)
         fields = read_fields(await read_body(request, self._max_size), sent)
         seconds = scalar(fields, "seconds", sent)

@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 from starlette.requests import ClientDisconnect, Request
 
 from openenv_async.engine import Engine, Session
+from openenv_async.engine.callers import OWNER
 from openenv_async.engine.requests import Codecs, transcode
 from openenv_async.engine.runner import TracedRunner
 from openenv_async.errors import (
@@ -38,6 +39,7 @@ from openenv_async.protocol import frames
 from openenv_async.protocol.codec import decode_map
 from openenv_async.protocol.frames import Failed, Frame, Opened, Partial, Waiting
 from openenv_async.renamed import renamed_attributes
+from openenv_async.server.auth import caller_of
 from openenv_async.server.http_headers import (
     MEDIA,
     SESSION_HEADER,
@@ -103,6 +105,7 @@ class HttpReplySink(CallReplySink):
     """The replies of one session, and a count of the callers that wait for each.
 
     Attributes:
+        caller: who opens a session with it.
         turn: held by the call of upstream's dialect that runs.
         on_end: of the socket that shares it with HTTP; called when the session ends by itself.
         closes: the session is to end when that socket leaves.
@@ -112,6 +115,7 @@ class HttpReplySink(CallReplySink):
         super().__init__(codecs)
         # So that each request may bring its own.
         self.trace: TraceContext | None = NO_TRACE
+        self.caller = OWNER
         self._callers: dict[int, int] = {}
         self.orphan: int | None = None
         self.turn: Final = asyncio.Lock()
@@ -165,7 +169,8 @@ class HttpSessions:
 
     def find(self, request: Request, name: tuple[str, str]) -> Session:
         """The session of this id and secret, which the response is to tell about."""
-        request.state.session = session = self._engine.find(*name)
+        session = self._engine.find(*name, caller_of(request.scope))
+        request.state.session = session
         return session
 
     async def open(
@@ -197,13 +202,18 @@ class HttpSessions:
         asked = frames.Open(0, *name, resume, 0, payload, timeout, lenient=lenient)
         existing = engine.sessions.get(name[0])
         sink = None
-        if existing is not None and hmac.compare_digest(existing.secret, name[1]):
-            sink = (
-                existing.sink
-            )  # where others may wait: the answer to a wrong secret is not theirs
+        caller = caller_of(request.scope)
+        if (
+            existing is not None
+            and hmac.compare_digest(existing.secret, name[1])
+            and caller.may_see(existing)
+        ):
+            # Others may wait there: the answer to a wrong secret is not theirs.
+            sink = existing.sink
         if not isinstance(sink, HttpReplySink):
             sink = HttpReplySink(engine.codecs(format))
             sink.trace = trace_of(request.scope["headers"]) or NO_TRACE
+            sink.caller = caller
         waiting = sink.expect(OPENING)
         session = engine.open(asked, sink)
         try:

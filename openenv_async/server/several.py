@@ -26,6 +26,7 @@ from openenv_async.errors import InvalidOption, OpenEnvError
 from openenv_async.models import Format
 from openenv_async.server.app import HTTPEnvServer, UnknownPath
 from openenv_async.server.auth import Guard
+from openenv_async.server.callers import Callers
 from openenv_async.server.drain import DrainRoutes, checked_seconds
 from openenv_async.server.http_headers import accepted_format, body_response, error_response
 from openenv_async.server.metrics import prometheus_text
@@ -141,6 +142,8 @@ def create_app_of_several(
     options: Mapping[str, EngineOptions] | None = None,
     *,
     token: str | None = None,
+    admin_token: str | None = None,
+    callers: Callers | None = None,
     allowed_origins: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
     **server: Any,
@@ -150,19 +153,22 @@ def create_app_of_several(
     Args:
         envs: by the name that is in their paths.
         options: of those that are not served with the usual ones.
-        token: as of ``HTTPEnvServer``, for the root as well.
+        token, admin_token, callers: as of ``HTTPEnvServer``, for the root as well.
         allowed_origins, allowed_hosts: likewise.
         server: more of its keyword arguments, the same for each.
 
     Raises:
         InvalidOption: a name cannot be part of a path.
     """
-    server |= {"token": token, "allowed_origins": allowed_origins, "allowed_hosts": allowed_hosts}
+    callers = callers or Callers(token, admin_token)
+    server |= {"allowed_origins": allowed_origins, "allowed_hosts": allowed_hosts}
     servers = {
-        name: HTTPEnvServer(env, options=(options or {}).get(name), **server)
+        name: HTTPEnvServer(env, options=(options or {}).get(name), callers=callers, **server)
         for name, env in envs.items()
     }
-    guard = Guard(token, allowed_origins, allowed_hosts)
+    for name, each in servers.items():
+        each.guard.environment = name
+    guard = Guard(None, allowed_origins, allowed_hosts, callers=callers)
     several = SeveralServers(servers, guard)
     max_size = Limits().max_message_size
     drain = DrainRoutes(several.drain, max_size)

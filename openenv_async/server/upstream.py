@@ -63,6 +63,7 @@ from openenv_async.protocol.upstream import (
     rpc_message,
     state_message,
 )
+from openenv_async.server.auth import caller_of
 from openenv_async.server.http_sessions import OPENING, HttpReplySink, as_error
 from openenv_async.server.transport import Message, Receive, Scope, Send, Transport
 from openenv_async.server.upstream_rpc import MakeFrame, UpstreamRpc, failure_of
@@ -90,6 +91,7 @@ class _DialectSocket:
 
     Attributes:
         own: the session, once it is open.
+        caller: who connected.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class _DialectSocket:
         self._scope = scope
         self._sink = HttpReplySink(engine.codecs("plain"))
         self._sink.trace = trace_of(scope["headers"])
+        self._sink.caller = self.caller = caller_of(scope)
         self._running = 0
         self._is_guest = False
         extensions = scope.get("extensions", {})
@@ -375,7 +378,7 @@ class UpstreamSocket(_DialectSocket):
         handle = query.get("session_id")
         if not handle:
             return await super()._begin()
-        session = self._rpc.find(handle)
+        session = self._rpc.find(handle, self.caller)
         sink = self._rpc.sink_of(session)
         if sink.on_end is not None:
             raise SessionBusy(f"Session {session.id} already has an attached WebSocket")

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from openenv_async.engine import Engine, Session
+from openenv_async.engine.callers import Caller
 from openenv_async.errors import InvalidAction, OpenEnvError, SessionBusy, UnreadableReply
 from openenv_async.hosts import LISTS_TOOLS
 from openenv_async.models import Format
@@ -42,6 +43,7 @@ from openenv_async.protocol.json_rpc import (
 )
 from openenv_async.protocol.upstream import refusal_of
 from openenv_async.schemas.tools import ONE_TOOL, called_by_name
+from openenv_async.server.auth import caller_of
 from openenv_async.server.http_headers import body_response, new_name, request_timeout
 from openenv_async.server.http_sessions import HttpReplySink, HttpSessions
 from openenv_async.spec import EnvironmentSpec
@@ -67,9 +69,11 @@ class RpcPeer(Protocol):
 
     Attributes:
         own: the session of its socket; ``None`` over HTTP.
+        caller: who sent it.
     """
 
     own: Session | None
+    caller: Caller
 
     async def call(self, session: Session, frame: MakeFrame) -> frames.Frame:
         """Run one request of a session.
@@ -86,6 +90,7 @@ class _HttpPeer:
     def __init__(self, sessions: HttpSessions, request: Request) -> None:
         self.own: Session | None = None
         self.request: Final = request
+        self.caller = caller_of(request.scope)
         self._sessions = sessions
 
     async def call(self, session: Session, frame: MakeFrame) -> frames.Frame:
@@ -123,15 +128,16 @@ class UpstreamRpc:
         except OpenEnvError as exc:
             return rpc_error(failure_of(exc, number))
 
-    def find(self, handle: str) -> Session:
-        """The session of a handle.
+    def find(self, handle: str, caller: Caller) -> Session:
+        """The session of a handle, for a caller who may see it.
 
         Raises:
             SessionBusy: its environment is still being built.
             OpenEnvError: there is none, or it is being closed.
         """
         match = _HANDLE.fullmatch(handle)
-        session = self._engine.find(*(match.groups() if match else ("", "")))
+        name, secret = match.groups() if match else ("", "")
+        session = self._engine.find(name, secret, caller)
         if isinstance(session.current, frames.Open):
             raise SessionBusy("the session is still initializing; retry shortly")
         return session
@@ -208,7 +214,7 @@ class UpstreamRpc:
                 return await self._close(rpc, peer)
         session = peer.own
         if session is None and "session_id" in rpc.params:
-            session = self._named(rpc)
+            session = self._named(rpc, peer)
         match rpc.method:
             case "tools/list":
                 return {"tools": await self._list(session, peer)}
@@ -230,7 +236,7 @@ class UpstreamRpc:
         handle = rpc.text("session_id")
         if not handle:
             raise RpcFailure(RpcCode.INVALID_PARAMS, "Invalid params - 'session_id' is required")
-        session = self._named(rpc)
+        session = self._named(rpc, peer)
         if session is peer.own:
             raise RpcFailure(
                 RpcCode.INVALID_REQUEST,
@@ -253,7 +259,7 @@ class UpstreamRpc:
         else:
             await peer.call(session, make)
 
-    def _named(self, rpc: RpcRequest) -> Session:
+    def _named(self, rpc: RpcRequest, peer: RpcPeer) -> Session:
         """The session that a request names.
 
         Raises:
@@ -261,7 +267,7 @@ class UpstreamRpc:
         """
         handle = rpc.text("session_id") or ""
         try:
-            return self.find(handle)
+            return self.find(handle, peer.caller)
         except SessionBusy as exc:
             raise RpcFailure(RpcCode.INVALID_REQUEST, exc.message) from None
         except OpenEnvError:

@@ -16,6 +16,7 @@ from openenv_async.engine.shared import SharedConnection
 from openenv_async.protocol.blocks import SHARED_MEMORY
 from openenv_async.protocol.codec import WireMessage, frame_codec
 from openenv_async.protocol.frames import StepColumns
+from openenv_async.server.auth import caller_of
 from openenv_async.server.local import LOCAL_EXTENSION
 from openenv_async.server.transport import AsgiTransport, Receive, Scope, Send, Transport
 from openenv_async.telemetry.tracing import trace_of
@@ -111,6 +112,7 @@ class NativeSocket:
             )
         self.connection: ServerConnection = made
         self.connection.trace = trace_of(scope["headers"])
+        self.connection.caller = caller_of(scope)
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""

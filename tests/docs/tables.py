@@ -51,6 +51,7 @@ REMEDIES: Final = {
     "AgentRefused": "show the server's own token, or play at `/mcp`",
     "CallRefused": "send what the message allows; the session goes on",
     "BudgetExhausted": "end the episode, or raise the budget that it names",
+    "AccessRefused": "use another token, or ask who runs the server",
     "OriginRefused": "put the page's origin on the server's allow-list",
     "EnvironmentFailure": "look at the environment; the server works",
     "EnvironmentStartFailed": "fix the constructor or its arguments",

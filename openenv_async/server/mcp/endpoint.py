@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from openenv_async.engine import Engine
+from openenv_async.engine.callers import Caller
 from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidAction,
@@ -57,7 +58,7 @@ from openenv_async.protocol.mcp import (
     read_call,
     status_of,
 )
-from openenv_async.server.auth import Grant, Guard, refused_to
+from openenv_async.server.auth import Grant, Guard, caller_of, refused_to
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.http_sessions import disconnected
@@ -95,10 +96,11 @@ Otherwise = Callable[[bytes, Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """The session of a request, and how it was named."""
+    """The session of a request, how it was named, and whose token it showed."""
 
     naming: Naming
     session: AgentSession | None
+    holder: Caller
 
 
 class McpEndpoint:
@@ -225,19 +227,19 @@ class McpEndpoint:
             RpcFailure: it should name one.
             SessionNotFound: there is none of this name.
         """
-        named = _named(request)
+        named, holder = _named(request), caller_of(request.scope)
         if named is not None:
-            session = self.sessions.find(named)
-            return _Caller(Naming.HELD if session.is_lent else Naming.BY_REQUEST, session)
+            session = self.sessions.find(named, holder)
+            return _Caller(Naming.HELD if session.is_lent else Naming.BY_REQUEST, session, holder)
         if call.is_stateless:
-            return _Caller(Naming.BY_HANDLE, None)
+            return _Caller(Naming.BY_HANDLE, None, holder)
         handle = request.headers.get(SESSION_ID_HEADER)
         if handle is not None:
-            return _Caller(Naming.BY_REQUEST, self.sessions.find(handle))
+            return _Caller(Naming.BY_REQUEST, self.sessions.find(handle, holder), holder)
         if call.method in ("initialize", "ping"):
-            return _Caller(Naming.BY_REQUEST, None)
+            return _Caller(Naming.BY_REQUEST, None, holder)
         if call.method == "server/discover":
-            return _Caller(Naming.BY_HANDLE, None)
+            return _Caller(Naming.BY_HANDLE, None, holder)
         raise RpcFailure(
             RpcCode.INVALID_REQUEST,
             f"the header {SESSION_ID_HEADER} is missing: send the one that initialize gave",
@@ -250,7 +252,7 @@ class McpEndpoint:
         handle = request.headers.get(SESSION_ID_HEADER)
         if handle is None:
             raise ProtocolError(f"the header {SESSION_ID_HEADER} names the session to end")
-        session = self.sessions.find(handle)
+        session = self.sessions.find(handle, caller_of(request.scope))
         if session.is_lent and grant is Grant.AGENTS:
             raise refused_to(grant)  # it is its client's to take back
         session.close()
@@ -261,7 +263,7 @@ class McpEndpoint:
         handle = _named(request) or request.headers.get(SESSION_ID_HEADER)
         if handle is None or not accepts_events(request.headers):
             return Response(status_code=405, headers={"allow": ", ".join(_METHODS)})
-        session = self.sessions.find(handle)
+        session = self.sessions.find(handle, caller_of(request.scope))
         stream = session.streaming()
         gone = asyncio.create_task(disconnected(request))
         ending = asyncio.create_task(stream.wait())
@@ -291,7 +293,7 @@ class McpEndpoint:
             case "initialize":
                 session = caller.session
                 if session is None:
-                    session = self.sessions.new()
+                    session = self.sessions.new(caller.holder)
                     headers[SESSION_ID_HEADER] = session.handle
                 asked = call.scalar("protocolVersion")
                 known = asked in REVISIONS_WITH_SESSIONS
@@ -359,7 +361,7 @@ class McpEndpoint:
             handle = uri.removeprefix(before).removesuffix(after)
             if uri == f"{before}{handle}{after}":
                 with contextlib.suppress(SessionNotFound):
-                    session = self.sessions.find(handle)
+                    session = self.sessions.find(handle, caller.holder)
         elif uri != _URI:
             session = None
         if session is None or session.last is None:
@@ -453,13 +455,14 @@ class McpEndpoint:
         if naming is Naming.BY_HANDLE:
             handle = arguments.pop(offer.handle, None)
             if handle is not None or name != offer.reset:
-                session = self.sessions.find(handle if isinstance(handle, str) else "")
+                named = handle if isinstance(handle, str) else ""
+                session = self.sessions.find(named, caller.holder)
         if session is not None and session.is_lent and name in (offer.reset, offer.observe):
             if name == offer.observe:
                 return self._seen(offer, session)
             raise UnreadableReply("the client that holds this session begins its episodes")
         if name == offer.reset and naming is not Naming.HELD:
-            return await self._reset(offer, session, naming, arguments, call.id)
+            return await self._reset(offer, caller, session, arguments, call.id)
         assert session is not None
         tool = offer.tools.get(name)
         if tool is not None:
@@ -497,8 +500,8 @@ class McpEndpoint:
     async def _reset(
         self,
         offer: Offer,
+        caller: _Caller,
         session: AgentSession | None,
-        naming: Naming,
         arguments: dict[str, Any],
         call_id: str | int,
     ) -> dict[str, Any]:
@@ -511,10 +514,11 @@ class McpEndpoint:
         self.sessions.options = offer.session_options
         is_new = session is None
         if session is None:
-            session = self.sessions.new()
+            session = self.sessions.new(caller.holder)
         try:
             reply = await session.reset(seed, arguments, call_id)
-            told = tell(offer, reply, handle=session.handle if naming is Naming.BY_HANDLE else None)
+            is_told = caller.naming is Naming.BY_HANDLE
+            told = tell(offer, reply, handle=session.handle if is_told else None)
         except BaseException:
             if is_new:
                 session.close()  # its caller never learns the handle

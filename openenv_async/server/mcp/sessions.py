@@ -30,6 +30,7 @@ from math import inf
 from typing import Any, Final
 
 from openenv_async.engine import Engine, Session
+from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.engine.requests import Codecs, transcode
 from openenv_async.errors import (
     CallerError,
@@ -71,6 +72,7 @@ class AgentSession(CallReplySink):
 
     Attributes:
         handle: its name.
+        caller: whose it is.
         session: of the engine; ``None`` before the first reset, and after it ended.
         last: what the agent was told last; ``None`` before the first reset.
         calls: the number in the session of each call that runs, by the request's id; ``_WAITS`` of
@@ -79,8 +81,15 @@ class AgentSession(CallReplySink):
 
     is_lent = False
 
-    def __init__(self, sessions: AgentSessions, handle: str, codecs: Codecs | None = None) -> None:
+    def __init__(
+        self,
+        sessions: AgentSessions,
+        handle: str,
+        codecs: Codecs | None = None,
+        caller: Caller = OWNER,
+    ) -> None:
         super().__init__(codecs or sessions.engine.codecs("msgpack"))
+        self.caller: Final = caller
         self.handle: Final = handle
         self.session: Session | None = None
         self.last: Told | None = None
@@ -385,7 +394,8 @@ class LentSession(AgentSession):
 
     def __init__(self, sessions: AgentSessions, handle: str, session: Session) -> None:
         # It has codecs of its own, by which the engine tells its requests.
-        super().__init__(sessions, handle, Codecs(sessions.engine.spec, "msgpack"))
+        codecs = Codecs(sessions.engine.spec, "msgpack")
+        super().__init__(sessions, handle, codecs, session.caller)
         self.token: Final = secrets.token_urlsafe(_HANDLE_BYTES)
         self.first = 0
         self.steps: deque[LentStep] = deque()
@@ -546,8 +556,8 @@ class AgentSessions:
     def __iter__(self) -> Iterator[AgentSession]:
         return iter(tuple(self._by_handle.values()))
 
-    def new(self) -> AgentSession:
-        """A session that is still to be opened.
+    def new(self, caller: Caller = OWNER) -> AgentSession:
+        """A session of a caller that is still to be opened.
 
         Raises:
             ServerBusy: there are too many handles.
@@ -561,7 +571,7 @@ class AgentSessions:
                 retry_after=1.0,
             )
         handle = secrets.token_urlsafe(_HANDLE_BYTES)
-        session = self._by_handle[handle] = AgentSession(self, handle)
+        session = self._by_handle[handle] = AgentSession(self, handle, None, caller)
         idle = min(self.engine.options.timeouts.idle or inf, self.idle_timeout)
         if idle < inf:
             self.engine.deadlines.watch(session, self.engine.clock() + idle)
@@ -586,14 +596,14 @@ class AgentSessions:
         session = None if handle is None else self._by_handle.get(handle)
         return session.token if isinstance(session, LentSession) else None
 
-    def find(self, handle: str) -> AgentSession:
-        """The session of this handle.
+    def find(self, handle: str, caller: Caller = OWNER) -> AgentSession:
+        """The session of this handle, for a caller who may see it.
 
         Raises:
             SessionNotFound: there is none.
         """
         session = self._by_handle.get(handle)
-        if session is None:
+        if session is None or not caller.may_see(session):
             raise SessionNotFound(
                 "no session has this handle: it was closed, was idle for too long, or never was;"
                 " call reset without one to begin another"
