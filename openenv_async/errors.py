@@ -49,6 +49,7 @@ __all__ = [
     "PeerError",
     "ProtocolError",
     "ProviderError",
+    "QuotaReached",
     "ResourceLimit",
     "ResponderFailed",
     "ResponderRateLimited",
@@ -653,6 +654,13 @@ class ServerBusy(ServerError):
     http_status = 503
     upstream_code = "CAPACITY_REACHED"
     retryable_by_default = True
+
+
+class QuotaReached(ServerBusy):
+    """The token has used its quota; ``detail`` names it, its limit, and when to come again."""
+
+    code = "quota_reached"
+    http_status = 429
 
 
 class ResourceLimit(ServerError):

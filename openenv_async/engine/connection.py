@@ -8,6 +8,7 @@ right after it. So a batch in becomes a batch out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -19,6 +20,7 @@ from openenv_async.engine.columns import BegunRows, Columns
 from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.listing import PAGE_SIZE
+from openenv_async.engine.quotas import Account
 from openenv_async.engine.requests import Codecs, error_frame, failed
 from openenv_async.engine.session import Session
 from openenv_async.engine.steps import take_steps
@@ -41,7 +43,13 @@ from openenv_async.protocol.codec import (
     encode_map,
     too_large,
 )
-from openenv_async.protocol.columns import COLUMNS, COLUMNS_AGAIN, StepRows, has_columns
+from openenv_async.protocol.columns import (
+    COLUMNS,
+    COLUMNS_AGAIN,
+    StepRows,
+    channels_of,
+    has_columns,
+)
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -120,6 +128,7 @@ class ServerConnection:
 
     Attributes:
         caller: who opens sessions on it.
+        account: that pays for what comes and goes; ``None`` where nobody's is counted.
         ready: frames of the next message; only looked at from outside, as ``large`` is.
         large: channels on which large payloads wait to be taken in pieces.
     """
@@ -140,6 +149,7 @@ class ServerConnection:
         self.sending_since = inf
         self.trace: TraceContext | None = None
         self.caller: Caller = OWNER
+        self.account: Account | None = None
         self._wake = wake
         self._cut = cut
         self._refuse = refuse
@@ -192,7 +202,28 @@ class ServerConnection:
         except OpenEnvError as exc:
             self._refuse_message(exc)
             return ()
+        if self.account is not None:
+            self._charge(frames, len(message), self.account)
         return frames
+
+    def _charge(self, frames: Sequence[Any], size: int, account: Account) -> None:
+        """Have the caller pay for a message, and its steps and resets wait for their turn."""
+        account.receive(size)
+        channels: list[int] = []
+        for frame in frames:
+            kind = type(frame)
+            if kind is Step or kind is Reset:
+                channels.append(frame.channel)
+            elif kind is StepColumns:
+                with contextlib.suppress(ProtocolError):  # which answers it when it is its turn
+                    limit = self.engine.options.limits.max_channels
+                    channels += channels_of(frame.channels, limit)
+        if channels:
+            wait = account.charge(len(channels) * self.engine.rows)
+            for channel in channels if wait else ():
+                session = self._channels.get(channel)
+                if session is not None:
+                    session.delay(account, wait)
 
     def begin_rows(self, message: bytes) -> BegunRows | None:
         """Begin the rows of a message that is one column frame, if all of them run together.
@@ -203,7 +234,13 @@ class ServerConnection:
             The batch, which no executor was given; ``None`` if the loop is to take the message.
         """
         columns = self._columns
-        if columns is None or self._assembler.parts or self.pending or self._is_refused:
+        if (
+            self.account is not None
+            or columns is None
+            or self._assembler.parts
+            or self.pending
+            or self._is_refused
+        ):
             return None
         try:
             frames = self.codec.decode(message)

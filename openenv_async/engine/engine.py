@@ -20,6 +20,7 @@ from openenv_async.engine.executors.threads import ThreadExecutor
 from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.listing import TaskListing
 from openenv_async.engine.options import EngineOptions
+from openenv_async.engine.quotas import Account
 from openenv_async.engine.requests import OPERATIONS, Codecs, failed
 from openenv_async.engine.resources import Resources
 from openenv_async.engine.runner import Telling
@@ -94,6 +95,8 @@ class Engine:
         self.listing: Final = TaskListing(spec)
         self.retained = Retained(self.options.limits.max_retained_total, _REPLY_OVERHEAD)
         self.clock: Callable[[], float] = time.monotonic
+        self.accounts: dict[Caller, Account] = {}
+        self.rows = 1 if spec.vector is None else spec.vector.batch_size
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
         self._ends_at = 0.0
@@ -137,6 +140,29 @@ class Engine:
             code = "other"  # codes are labels, so their number is bounded
         errors = self.stats.errors
         errors[code] = errors.get(code, 0) + 1
+
+    def account_of(self, caller: Caller) -> Account | None:
+        """Return what a caller's use is counted in; ``None`` for one without a name."""
+        if caller.name is None:
+            return None
+        account = self.accounts.get(caller)
+        if account is None:
+            account = self.accounts[caller] = Account(caller)
+        return account
+
+    def received(self, size: int, caller: Caller) -> None:
+        """Count bytes of a message or body that came from a caller."""
+        self.stats.bytes_in += size
+        account = self.account_of(caller)
+        if account is not None:
+            account.receive(size)
+
+    def sent(self, size: int, caller: Caller) -> None:
+        """Count bytes of a message or body that were sent to a caller."""
+        self.stats.bytes_out += size
+        account = self.account_of(caller)
+        if account is not None:
+            account.send(size)
 
     def codecs(self, format: Format) -> Codecs:
         """The environment's payload codecs in one format, made once."""
@@ -220,6 +246,9 @@ class Engine:
                     sink.send(Opened(request.channel, True, session.log.taken))
                     session.repeat_running()  # it may end before its request comes again
                 return session
+            account = self.account_of(getattr(sink, "caller", OWNER))
+            if account is not None:
+                account.check_open()
             waits = self._admit()
         except OpenEnvError as exc:
             exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
@@ -229,6 +258,9 @@ class Engine:
             return None
         session = Session(self, request, executor, sink)
         self.sessions[session.id] = session
+        if account is not None:
+            account.begin()
+            account.charge(self.rows)
         if waits:
             self._tickets += 1
             self._queue[session] = self.clock()
@@ -383,7 +415,10 @@ class Engine:
     def closed(self, session: Session, error: OpenEnvError) -> OpenEnvError:
         """Give back the capacity of a session whose environment is gone; called by it."""
         reason = self._closing_reasons.pop(session.id, error)
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is not None:
+            account = self.account_of(session.caller)
+            if account is not None:
+                account.end()
         session.log.release()
         self.deadlines.forget(session)
         if session.sink is None:  # the client is told when it comes back

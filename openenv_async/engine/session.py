@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from openenv_async.engine.callers import OWNER, Caller
 from openenv_async.engine.deadlines import NEWS_INTERVAL, Action, Times, decide, due_at, shorter
 from openenv_async.engine.interfaces import Executor, ReplySink
+from openenv_async.engine.quotas import Account, Turn
 from openenv_async.engine.requests import (
     Codecs,
     RunnerReply,
@@ -233,6 +234,18 @@ class Session:
             self._queue(request)
             return
         self._start(request, self.sink)
+
+    def charge(self, request: Request) -> None:
+        """Have its caller pay for a request that comes next, and wait for its turn."""
+        account = self.engine.account_of(self.caller)
+        if account is not None and isinstance(request, Step | Reset):
+            self.delay(account, account.charge(self.engine.rows))
+
+    def delay(self, account: Account, seconds: float) -> None:
+        """Let the next request, of a caller who paid, wait for its turn."""
+        if seconds and self.current is None and type(self.executor) is not Turn:
+            engine = self.engine
+            self.executor = Turn(self.executor, account, engine.clock() + seconds, engine.rows)
 
     def _start(self, request: RunnerRequest, sink: ReplySink | None) -> None:
         """Run a request, in the codecs of where its reply goes."""

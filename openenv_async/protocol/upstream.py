@@ -361,7 +361,7 @@ def refusal_of(error: OpenEnvError) -> Refusal:
     match code:
         case "VALIDATION_ERROR":
             message, beside = f"Invalid message: {message}", {"errors": problems(error)}
-        case "CAPACITY_REACHED" if isinstance(error, ServerBusy):
+        case "CAPACITY_REACHED" if isinstance(error, ServerBusy) and "active" in error.detail:
             active, limit = error.detail.get("active"), error.detail.get("limit")
             message = (
                 f"Server at capacity: {active}/{limit} sessions active."

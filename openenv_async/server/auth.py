@@ -34,6 +34,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+import time
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -182,6 +183,8 @@ class Guard:
             if caller is not None and scope["method"] not in _SAFE_METHODS:
                 self.check_page(scope)
         if caller is not None:
+            if not caller.is_valid(time.time()):
+                raise Unauthorized(f"the token {caller.name!r:.80} has expired: ask for another")
             caller.check_environment(self.environment)
             self.admitted += 1
             scope[_CALLER] = caller

@@ -21,8 +21,8 @@ class _Agents(Caller):
         return True
 
 
-AGENTS: Final = _Agents("agents")
-NOBODY: Final = Caller("nobody")
+AGENTS: Final = _Agents(None)
+NOBODY: Final = Caller(None)
 """The caller of a request that no guard has let in."""
 
 
@@ -62,7 +62,7 @@ class Callers:
                 )
             if admin_token == token:
                 raise ValueError("the administrator's token must be another one than the server's")
-            self._held += ((digest_of(admin_token), Caller("admin", is_admin=True)),)
+            self._held += ((digest_of(admin_token), Caller(None, is_admin=True)),)
 
     def hold(self, held: Iterable[tuple[Caller, Collection[bytes]]]) -> None:
         """Let the holders of these tokens in, and nobody else.

@@ -45,7 +45,7 @@ from openenv_async.protocol.upstream import (
     state_body,
 )
 from openenv_async.schemas.refs import resolved
-from openenv_async.server.auth import Guard
+from openenv_async.server.auth import Guard, caller_of
 from openenv_async.server.drain import Drain, DrainRoutes
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
@@ -175,7 +175,7 @@ def _endpoint(
         session: Session | None = getattr(request.state, "session", None)
         if session is not None:
             response.headers[SEQ_HEADER] = str(session.log.taken)
-        engine.stats.bytes_out += len(response.body)
+        engine.sent(len(response.body), caller_of(request.scope))
         return response
 
     return endpoint
@@ -349,7 +349,7 @@ class _SessionRoutes:
 
     async def _read(self, request: Request) -> bytes:
         body = await read_body(request, self._engine.options.limits.max_message_size)
-        self._engine.stats.bytes_in += len(body)
+        self._engine.received(len(body), caller_of(request.scope))
         return body
 
 

@@ -268,6 +268,7 @@ class HttpSessions:
         sink.enter(seq)
         if isinstance(session.runner, TracedRunner):
             session.runner.trace = trace_of(request.scope["headers"]) or NO_TRACE
+        session.charge(submitted)
         session.submit(submitted)
         try:
             if not waiting.done():

@@ -216,7 +216,7 @@ class _DialectSocket:
     def _keep(self, text: str | None) -> None:
         """Keep a message until its turn; ``None`` stands for a binary one."""
         size = 0 if text is None else len(text)
-        self._engine.stats.bytes_in += size
+        self._engine.received(size, self.caller)
         size += _MESSAGE_COST
         self._inbox.append((text, size))
         self._waiting_size += size
@@ -318,7 +318,9 @@ class _DialectSocket:
         """Submit one request; return the future of its reply."""
         self._running = seq = session.log.taken + 1
         waiting = self._sink.expect(seq)
-        session.submit(frame(seq, seq - 1, "plain"))
+        request = frame(seq, seq - 1, "plain")
+        session.charge(request)
+        session.submit(request)
         return waiting
 
     async def _answer(self, session: Session, message: str | None) -> bool:
@@ -350,7 +352,7 @@ class _DialectSocket:
     # -- writing ------------------------------------------------------------------------------
 
     async def _text(self, text: str) -> None:
-        self._engine.stats.bytes_out += len(text)
+        self._engine.sent(len(text), self.caller)
         transport = self._transport
         if transport is None:
             await self._put({"type": "websocket.send", "text": text})

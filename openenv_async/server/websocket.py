@@ -113,6 +113,7 @@ class NativeSocket:
         self.connection: ServerConnection = made
         self.connection.trace = trace_of(scope["headers"])
         self.connection.caller = caller_of(scope)
+        self._account = self.connection.account = engine.account_of(self.connection.caller)
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
@@ -278,7 +279,7 @@ class NativeSocket:
         self._write_batches()
         if not self._transport.congested:
             for message in self.connection.take_piece():
-                self._stats.bytes_out += len(message)
+                self._count_out(len(message))
                 self._transport.write(message, self._text)
         if self.connection.pending:
             self._wake()
@@ -290,5 +291,10 @@ class NativeSocket:
         connection, transport = self.connection, self._transport
         while connection.ready and not transport.congested:
             message = connection.take_batch()
-            self._stats.bytes_out += len(message)
+            self._count_out(len(message))
             transport.write(message, self._text)
+
+    def _count_out(self, size: int) -> None:
+        self._stats.bytes_out += size
+        if self._account is not None:
+            self._account.send(size)

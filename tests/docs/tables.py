@@ -52,6 +52,7 @@ REMEDIES: Final = {
     "CallRefused": "send what the message allows; the session goes on",
     "BudgetExhausted": "end the episode, or raise the budget that it names",
     "AccessRefused": "use another token, or ask who runs the server",
+    "QuotaReached": "come again after `retry_after` seconds, or ask for less",
     "OriginRefused": "put the page's origin on the server's allow-list",
     "EnvironmentFailure": "look at the environment; the server works",
     "EnvironmentStartFailed": "fix the constructor or its arguments",

@@ -176,7 +176,7 @@ class McpEndpoint:
         except ClientDisconnect:
             return
         if response is not None:
-            self._engine.stats.bytes_out += len(response.body)
+            self._engine.sent(len(response.body), caller_of(scope))
             with contextlib.suppress(OSError):
                 await response(scope, receive, send)
 
@@ -185,7 +185,7 @@ class McpEndpoint:
     async def _post(self, request: Request, send: Send, grant: Grant) -> Response | None:
         limits = self._engine.options.limits
         body = await read_body(request, limits.max_message_size)
-        self._engine.stats.bytes_in += len(body)
+        self._engine.received(len(body), caller_of(request.scope))
         try:
             rpc = read_request(checked(body, limits.max_containers))
         except RpcFailure as failure:

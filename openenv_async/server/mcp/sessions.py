@@ -262,7 +262,9 @@ class AgentSession(CallReplySink):
         seq = session.log.taken + 1
         self._start(call_id, seq)
         waiting = self.expect(seq)
-        session.submit(frame(seq))
+        request = frame(seq)
+        session.charge(request)
+        session.submit(request)
         return seq, waiting
 
     def _start(self, call_id: str | int, seq: int) -> None:
@@ -477,6 +479,7 @@ class LentSession(AgentSession):
         request = frame(1)
         assert isinstance(request, frames.Step | frames.State)
         request.seq = request.ack = 0
+        session.charge(request)
         session.visit(request, self)
         return 0, waiting
 
