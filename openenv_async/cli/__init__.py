@@ -55,6 +55,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("openenv_async.cli.replay:replay", "Play recorded episodes again and compare."),
     "runs": ("openenv_async.cli.runs:runs", "Show how far a run folder has come."),
     "export": ("openenv_async.cli.runs:export", "Write a run folder's outcomes to a file."),
+    "view": ("openenv_async.cli.view:view", "Look at runs: curves, groups, each episode."),
     "demo": ("openenv_async.cli.demo:demo", "Play thousands of episodes in a few seconds."),
     "bench": ("openenv_async.cli.bench:bench", "Measure a server, or this machine."),
     "conformance": (

@@ -74,7 +74,7 @@ from openenv_async.rollouts.headers import (
 )
 from openenv_async.rollouts.record import Trajectory, decode
 
-__all__ = ["ParquetWriter", "headers_of_parquet", "read_parquet"]
+__all__ = ["ParquetWriter", "headers_of_parquet", "read_parquet", "read_row"]
 
 log = logging.getLogger("openenv_async.rollouts")
 
@@ -791,6 +791,28 @@ def read_parquet(path: Path) -> Iterator[Trajectory]:
     """The trajectories of a file, also of one whose writer crashed."""
     for part in _parts_or_file(path):
         yield from _read_part(part)
+
+
+def read_row(path: Path, group: int, row: int) -> Trajectory:
+    """Return one episode of a finished file.
+
+    Args:
+        path: of the file.
+        group: number of a row group.
+        row: which of its rows.
+
+    Raises:
+        OSError, ValueError, IndexError: the file cannot be read, or has no such row.
+    """
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as opened:
+        table = opened.read_row_group(group).slice(row, 1)
+    [batch] = table.combine_chunks().to_batches()
+    kinds = _kinds_in(table.schema.metadata or {})
+    names = batch.schema.names
+    [found] = _rows(names, [batch.column(name) for name in names], kinds)
+    return from_row(found)
 
 
 def _read_part(path: Path) -> Iterator[Trajectory]:
