@@ -52,9 +52,9 @@ def test_options_that_belong_to_others_are_refused(
 
 
 def test_what_is_not_there_is_refused() -> None:
-    done = invoke("view", "nowhere", "--terminal")
+    done = invoke("view", "missing", "--terminal")
     assert done.exit_code == 2
-    assert "there is no nowhere" in done.output
+    assert "there is no missing" in done.output
 
 
 def test_the_page_is_served_until_interrupted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from pathlib import Path
@@ -67,7 +68,9 @@ def quick_episode(
                 {"number": task + member},
                 None if mistaken else reward,
                 info={"checked": True},
-                model_calls=[call],
+                model_calls=[
+                    call if step == 0 else dataclasses.replace(call, messages=(), continues=True)
+                ],
                 mistake=Mistake("unreadable_reply", "there is no number in it", "UNREADABLE_REPLY")
                 if mistaken
                 else None,

@@ -346,7 +346,7 @@ function agents(state, openCall) {
   const item = (chain) => {
     const seconds = chain.calls.reduce((total, each) => total + (each.call.seconds || 0), 0);
     const sampled = chain.calls.reduce((total, each) => total + lengthOf(each.call.completion_ids), 0);
-    return h("li", {}, h("details", { open: true }, h("summary", {}, h("b", {}, chain.relation), h("span", { class: "quiet" }, ` ${chain.calls.length} calls, ${formatSeconds(seconds)}${sampled ? `, ${formatCount(sampled)} tokens` : ""}`)), h("div", { class: "calls" }, chain.calls.map(({ call, number }) => h("button", { type: "button", title: callFacts(call).join(", "), onclick: () => openCall(number) }, number))), chain.below.length ? h("ul", { class: "tree" }, chain.below.map(item)) : null));
+    return h("li", {}, h("details", { open: true }, h("summary", {}, h("b", {}, chain.relation), h("span", { class: "quiet" }, ` ${chain.calls.length} ${chain.calls.length === 1 ? "call" : "calls"}, ${formatSeconds(seconds)}${sampled ? `, ${formatCount(sampled)} tokens` : ""}`)), h("div", { class: "calls" }, chain.calls.map(({ call, number }) => h("button", { type: "button", title: callFacts(call).join(", "), onclick: () => openCall(number) }, number))), chain.below.length ? h("ul", { class: "tree" }, chain.below.map(item)) : null));
   };
   return h("ul", { class: "tree" }, roots.map(item));
 }
@@ -405,11 +405,10 @@ export function episodeView(data, source, row, facts, { close = null, compact = 
       ["Record", () => longText(JSON.stringify({ ...state.episode, transitions: `${state.total} steps` }, null, 2), { code: true })],
     ].filter(Boolean);
     const content = h("div", { class: "content" });
-    const buttons = tabs.map(([name, make]) => h("button", { type: "button", "aria-pressed": "false", onclick: () => choose(name, make) }, name));
+    const buttons = tabs.map(([name, make]) => h("button", { type: "button", "aria-pressed": "false", onclick: () => { choose(name, make); if (onTab) onTab(name); } }, name));
     const choose = (name, make) => {
       buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.textContent === name)));
       fill(content, make(), state.isWhole || name === "Frames" ? null : h("button", { type: "button", onclick: () => state.more().then(show) }, `read more steps (${formatCount(state.steps.length)} of ${formatCount(state.total)} are shown)`));
-      if (onTab) onTab(name);
     };
     const openCall = (number) => {
       choose(...tabs[0]);
