@@ -33,22 +33,7 @@ _FILTERS: Final[dict[str, dict[str, str]]] = {
     "length": {"leastLength": "3", "mostLength": "4"},
     "none": {},
 }
-_WORDS: Final = [
-    "the",
-    "sum",
-    "of",
-    "these",
-    "two",
-    "numbers",
-    "is",
-    "found",
-    "by",
-    "adding",
-    "them",
-    "one",
-    "after",
-    "another",
-]
+_WORDS: Final = ["the", "sum", "of", "two", "numbers", "is", "found", "by", "adding", "them"]
 
 
 def episode(number: int, rng: random.Random) -> Trajectory:
