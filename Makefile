@@ -72,6 +72,12 @@ mutants: $(VENV)/.dev-installed
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
 
+# The documentation site, without network.
+.PHONY: docs
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server -d build/site"
+
 soak: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
@@ -92,6 +98,10 @@ $(VENV)/.demo-installed: pyproject.toml openenv_async/version.py $(ENV_PROJECTS)
 # Nothing to do where `make venv` was.
 $(VENV)/.core-installed: pyproject.toml openenv_async/version.py | $(BIN)/python
 	test -e $(VENV)/.dev-installed || $(PIP) install --quiet -e '.[dev-core]' -e ./environments/echo
+	@touch $@
+
+$(VENV)/.docs-installed: pyproject.toml openenv_async/version.py | $(BIN)/python
+	test -e $(VENV)/.dev-installed || $(PIP) install --quiet -e '.[docs]'
 	@touch $@
 
 # Everything the demo needs is in here as well.

@@ -100,9 +100,10 @@ class OpenEnvError(Exception):
         message: what went wrong and the remedy, in one sentence.
         retryable: whether the same call may succeed later with nothing else changed.
         detail: further facts as plain values (limits, sizes, names).
-        session_id, request_id, env, container_id, phase, exit_code, oom, log_tail,
-        server_version: where it happened, each ``None`` when unknown. ``phase`` is one of
-            connect, open, reset, step, state, close.
+        session_id, request_id, env, container_id, phase: where it happened, each ``None`` when
+            unknown. ``phase`` is one of connect, open, reset, step, state, close.
+        exit_code, oom, log_tail, server_version: of the process in which it happened, each
+            ``None`` when unknown.
     """
 
     code: ClassVar[str] = "error"

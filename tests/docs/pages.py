@@ -19,11 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ADDRESS", "DOCS", "PAGES", "ROOT", "Block", "Page", "matches", "read_page"]
+__all__ = ["ADDRESS", "DOCS", "PAGES", "REFERENCE", "ROOT", "Block", "Page", "matches", "read_page"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
-PAGES: Final = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+REFERENCE: Final = DOCS / "reference"
+"""Pages that the documentation site makes of docstrings."""
+PAGES: Final = [
+    ROOT / "README.md",
+    *sorted(path for path in DOCS.rglob("*.md") if REFERENCE not in path.parents),
+]
 ADDRESS: Final = "http://127.0.0.1:8000"
 
 _FENCE: Final = re.compile(r"^(`{3,})(\w*)\s*$")

@@ -141,6 +141,16 @@ def errors_table() -> str:
     return _table(("class", "when", "what to do", "retryable"), rows)
 
 
+def codes_table() -> str:
+    """The errors by the code that logs, files and other languages show."""
+    rows = []
+    for cls in sorted(error_classes(), key=lambda cls: cls.code):
+        retry = "yes" if cls.retryable_by_default else "no"
+        cells = (f"`{cls.code}`", f"`{cls.__name__}`", str(cls.http_status), retry)
+        rows.append((*cells, REMEDIES[cls.__name__]))
+    return _table(("code", "class", "HTTP", "retryable", "what to do"), rows)
+
+
 def _serve_options() -> dict[str, click.Option]:
     return {str(p.name): p for p in serve.params if isinstance(p, click.Option)}
 
@@ -254,6 +264,7 @@ TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("certify.md", "lines"): lines_table,
     ("clients.md", "errors"): errors_table,
     ("serving.md", "timeouts"): timeouts_table,
+    ("troubleshooting.md", "codes"): codes_table,
     ("upstream.md", "upstream names"): upstream_names,
     ("serving.md", "serve options"): options_table,
     ("serving.md", "engine options"): lambda: _dataclass_table(EngineOptions),

@@ -96,7 +96,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             ``None`` is ``NEXT_STEP``, and of vectors whatever theirs is.
         failures: ``"raise"`` or ``"mask"``; see the module.
         copy: return copies of the observations.
-        params, token, timeouts, render_mode, missing_reward, action_field, observation_field,
+        params, token, timeouts, render_mode, missing_reward: as for ``GymEnv``.
+        action_field, observation_field: as for ``GymEnv``.
         action_space, encode_action, observation_space, decode_observation: as for ``GymEnv``.
         server_arguments: more arguments of ``openenv-async serve``, for a name.
 
