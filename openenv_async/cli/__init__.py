@@ -38,6 +38,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "certify": ("openenv_async.cli.certify:certify", "Test whether it is fit to be trained on."),
     "build": ("openenv_async.cli.build:build", "Build an environment's image."),
     "push": ("openenv_async.cli.push:push", "Push it to a registry or a Hugging Face Space."),
+    "deploy": ("openenv_async.cli.deploy:deploy", "Write files that run servers in production."),
     "list": ("openenv_async.cli.listing:list_everything", "List environments and workers."),
     "info": ("openenv_async.cli.info:info", "Show what an environment takes and gives."),
     "play": ("openenv_async.cli.play:play", "Step an environment by hand."),

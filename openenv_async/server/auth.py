@@ -22,6 +22,8 @@ Rules:
   else: that of a session that is lent to agents. The route that answers must keep to that.
 - ``caller_of`` tells the holder of the token. It sees its own sessions alone unless it is an
   administrator; a token for some environments opens those alone.
+- Probes of an orchestrator (``PROBES``) carry no token and get an answer that says nothing but
+  whether the server lives, and takes sessions. Foreign hosts and pages are refused there, too.
 - Tokens are compared in constant time, and an answer says nothing of why it refuses.
 """
 
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import enum
 import hashlib
 import hmac
@@ -47,6 +50,7 @@ from openenv_async.server.callers import AGENTS, NOBODY, Callers
 __all__ = [
     "BEARER_SUBPROTOCOL",
     "CSRF_HEADER",
+    "PROBES",
     "Grant",
     "Guard",
     "caller_of",
@@ -63,6 +67,8 @@ _PAGE_COOKIE: Final = "openenv_token"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CALLER: Final = "openenv.caller"
 """The key of a scope under which the caller is found whose token it shows."""
+PROBES: Final = frozenset({"/health", "/ready"})
+"""Paths that tell no more than a connection that is taken does."""
 
 
 class Grant(enum.Enum):
@@ -152,6 +158,15 @@ class Guard:
         if grant is not Grant.ALL:
             raise refused_to(grant)
         return caller_of(scope)
+
+    def check_probe(self, scope: MutableMapping[str, Any]) -> None:
+        """Let a probe through, which need not show a token; one that it shows counts as ever.
+
+        Raises:
+            OriginRefused: as by ``check``.
+        """
+        with contextlib.suppress(Unauthorized, AgentRefused):
+            self.check(scope)
 
     def admit(self, scope: MutableMapping[str, Any], lent: str | None = None) -> Grant:
         """Let a request through, of agents as well; return what its token is good for.

@@ -45,7 +45,7 @@ from openenv_async.protocol.upstream import (
     state_body,
 )
 from openenv_async.schemas.refs import resolved
-from openenv_async.server.auth import Guard, caller_of
+from openenv_async.server.auth import PROBES, Guard, caller_of
 from openenv_async.server.drain import Drain, DrainRoutes
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
@@ -136,7 +136,13 @@ def http_routes(
     )
     return [
         Route(
-            path, _carried(_endpoint(handler, guard, engine), home), methods=[method], name=path[1:]
+            path,
+            _carried(
+                _endpoint(handler, guard.check_probe if path in PROBES else guard.check, engine),
+                home,
+            ),
+            methods=[method],
+            name=path[1:],
         )
         for method, path, handler in table
     ]
@@ -156,16 +162,24 @@ def _carried(endpoint: Handler, home: Callable[[Scope], HomeLoop | None]) -> Han
 
 
 def _endpoint(
-    handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard, engine: Engine
+    handler: Callable[[Request, Format], Awaitable[Any]],
+    check: Callable[[Scope], object],
+    engine: Engine,
 ) -> Handler:
-    """A handler's body or error as a response."""
+    """A handler's body or error as a response.
+
+    Args:
+        handler: gives the body.
+        check: refuses who may not ask.
+        engine: of the server.
+    """
     cookie = f"{COOKIE}_{engine.epoch[:8]}"
 
     async def endpoint(request: Request) -> Response:
         request.scope[COOKIE_SCOPE] = cookie
         format = accepted_format(request)
         try:
-            guard.check(request.scope)
+            check(request.scope)
             result = await handler(request, format)
             response = result if isinstance(result, Response) else body_response(result, format)
         except OpenEnvError as exc:

@@ -233,6 +233,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         lambda stats: {state: int(stats["health"] == state) for state in HEALTH},
         "state",
     ),
+    Metric(
+        "openenv_draining",
+        "gauge",
+        "1 while no session is opened and no episode begun, since the server is to stop.",
+        lambda stats: int(stats["draining"] is not None),
+    ),
     _gauge("uptime_seconds", "uptime", "Seconds since the start."),
     Metric(
         "openenv_sessions",

@@ -25,7 +25,7 @@ from openenv_async.engine import EngineOptions
 from openenv_async.errors import InvalidOption, OpenEnvError
 from openenv_async.models import Format
 from openenv_async.server.app import HTTPEnvServer, UnknownPath
-from openenv_async.server.auth import Guard
+from openenv_async.server.auth import PROBES, Guard
 from openenv_async.server.callers import Callers
 from openenv_async.server.drain import DrainRoutes, checked_seconds
 from openenv_async.server.http_headers import accepted_format, body_response, error_response
@@ -33,6 +33,7 @@ from openenv_async.server.metrics import prometheus_text
 from openenv_async.server.not_found import Elsewhere, wants_page
 from openenv_async.server.page import IndexPage
 from openenv_async.server.page.routes import PAGE_FILES, PATH_NAME
+from openenv_async.server.transport import Scope
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits
 from openenv_async.version import __version__
@@ -209,8 +210,9 @@ def create_app_of_several(
                 for name in several.servers
             ),
             *(
-                Route(path, functools.partial(_answer, handler, guard), methods=[method])
+                Route(path, functools.partial(_answer, handler, check), methods=[method])
                 for method, path, handler in table
+                for check in (guard.check_probe if path in PROBES else guard.check,)
             ),
             *page.login.routes(),
             Route("/{path:path}", elsewhere, include_in_schema=False),
@@ -222,11 +224,11 @@ def create_app_of_several(
     return app
 
 
-async def _answer(handler: Handler, guard: Guard, request: Request) -> Response:
+async def _answer(handler: Handler, check: Callable[[Scope], object], request: Request) -> Response:
     """Return a handler's body or error as a response."""
     format = accepted_format(request)
     try:
-        guard.check(request.scope)
+        check(request.scope)
         result = await handler(request, format)
     except OpenEnvError as exc:
         return error_response(request, exc, format)

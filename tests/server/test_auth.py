@@ -226,3 +226,25 @@ def test_an_agents_token_that_keeps_nothing_from_agents(
     with pytest.raises(ValueError, match=message) as caught:
         Guard(token, agent_token=agent_token)
     assert "sesame" not in str(caught.value)
+
+
+async def test_probes_show_no_token_and_are_told_nothing_more() -> None:
+    app = create_app(Counter, token="sesame", agent_token="agents")
+    guard = app.state.openenv.guard
+    async with asking(app) as http:
+        for path, told in (
+            ("/health", {"status": "healthy"}),
+            ("/ready", {"ready": True, "reason": None}),
+        ):
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                reply = await http.get(path, headers=headers)
+                assert (reply.status_code, reply.json()) == (200, told)
+            assert guard.admitted == 0  # it renews no owner's lease
+            foreign = await http.get(path, headers={"Origin": "https://evil.example"})
+            assert foreign.status_code == 403
+        await http.get("/health", headers={"Authorization": "Bearer sesame"})
+        assert guard.admitted == 1
+    async with asking(create_app(Counter)) as http:
+        for path in ("/health", "/ready"):
+            foreign = await http.get(path, headers={"Host": "evil.example"})
+            assert foreign.status_code == 403

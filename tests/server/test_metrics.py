@@ -63,6 +63,9 @@ async def test_the_same_in_both_formats() -> None:
         assert found["openenv_sent_bytes_total", ()] > 20
         assert found["openenv_health", ("ok",)] == 1
         assert found["openenv_health", ("wedged",)] == 0
+        assert found["openenv_draining", ()] == 0
+        draining, _ = prometheus_text({None: {**stats, "draining": "it is being drained"}})
+        assert b"openenv_draining 1.0" in draining
         assert found["openenv_environment_info", ("Counting",)] == 1
         assert found["openenv_free_descriptors", ()] > 0
         await client.close()

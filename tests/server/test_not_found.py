@@ -79,8 +79,9 @@ async def test_the_front_page() -> None:
 
 async def test_with_a_token_every_path_wants_it() -> None:
     async with asking(create_app(Counter, token="sesame")) as http:
-        for path in ("/", "/nothing", "/ws", "/health", "/reset"):
+        for path in ("/", "/nothing", "/ws", "/stats", "/reset"):
             assert (await http.get(path)).status_code == 401
+        assert (await http.get("/health")).status_code == 200  # a probe has none
         ok = {"Authorization": "Bearer sesame"}
         assert (await http.get("/", headers=ok)).status_code == 200
         assert (await http.get("/nothing", headers=ok)).status_code == 404

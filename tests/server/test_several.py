@@ -89,7 +89,9 @@ async def test_draining_is_of_all() -> None:
 async def test_one_token_is_for_all() -> None:
     app = create_app_of_several(ENVS, token="t")
     async with serve(app) as url:
-        for path in ("/", "/health", "/ready", "/drain", "/stats", "/metrics", "/inline/health"):
+        for path in ("/health", "/ready", "/inline/health", "/inline/ready"):  # probes
+            assert (await ask("GET", url + path))[0] == 200
+        for path in ("/", "/drain", "/stats", "/metrics", "/inline/stats"):
             assert (await ask("GET", url + path))[0] == 401
             headers = {"Authorization": "Bearer t"}
             assert (await ask("GET", url + path, headers=headers))[0] == 200

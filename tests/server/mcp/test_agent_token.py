@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from openenv_async import EnvClient, serve
 from openenv_async.errors import AgentRefused
+from openenv_async.server.auth import PROBES
 from tests.helpers import until
 from tests.server.mcp.agent import SECRET, STATELESS, WITH_SESSIONS, Agent, Maze, Move, Seen, served
 
@@ -49,7 +50,7 @@ async def test_every_other_route_is_refused() -> None:
         paths = {
             (method, route.path)
             for route in server.routes
-            if isinstance(route, Route) and route.path not in ("/mcp", "/mcp/{session}")
+            if isinstance(route, Route) and route.path not in {"/mcp", "/mcp/{session}", *PROBES}
             for method in route.methods or ()
         }
         assert {("POST", "/step"), ("POST", "/share"), ("GET", "/share")} <= paths
