@@ -36,6 +36,7 @@ from openenv_async.errors import ConnectFailed, EnvironmentRaised, Unauthorized
 from openenv_async.providers.local_server import LocalServer
 from openenv_async.server import create_app
 from openenv_async.server.auth import PROBES, Guard
+from openenv_async.server.page.routes import PAGE_FILES
 from openenv_async.server.run import run_server, serve
 from tests.rollouts.environments import Counting
 
@@ -45,11 +46,13 @@ FRIEND = "https://friend.example"
 FOE = "https://foe.example"
 REFUSED = (401, 403)
 
+PAGE = {"/login", "/logout", *(f"/{name}" for name in PAGE_FILES)}
+"""The form for a token and what it needs: tests/server/page has more of them."""
 APP = create_app(Counting)
 ROUTES = sorted(
     (method, route.path)
     for route in APP.routes
-    if isinstance(route, Route)
+    if isinstance(route, Route) and route.path not in PAGE
     for method in route.methods or ()
 )
 HEADERS: dict[str, tuple[dict[str, str], int | None]] = {
