@@ -88,14 +88,14 @@ __all__ = ["rollout"]
 @click.option("--connections", type=click.IntRange(1), help="Connections to share.  [default: 1]")
 @click.option(
     "--provider",
-    type=click.Choice(["process", "docker", "ray", "space", "static"]),
+    type=click.Choice(["process", "docker", "kubernetes", "ray", "space", "static"]),
     help="Runner of the servers.  [default: static for a URL, else process]",
 )
 @click.option(
     "--servers", default=1, show_default=True, type=click.IntRange(1), help="Servers to start."
 )
 @click.option("--workers", "old_servers", type=click.IntRange(1), hidden=True)  # its old name
-@click.option("--image", help="Image for docker.  [default: the environment's own]")
+@click.option("--image", help="Image for docker and kubernetes.  [default: the environment's own]")
 @token_option
 @param_option
 @click.option(
@@ -122,8 +122,8 @@ def rollout(
 
     TARGET is the URL of a server, several URLs, or anything else that can be served: then servers
     are started for it, and ended afterwards. With `--provider docker` it is an environment or an
-    image that runs in containers, with `ray` an environment that runs on the nodes of a Ray
-    cluster, with `space` the OWNER/NAME of a Hugging Face Space.
+    image that runs in containers, with `kubernetes` in pods, with `ray` an environment that runs on
+    the nodes of a Ray cluster, with `space` the OWNER/NAME of a Hugging Face Space.
     """
     from openenv_async.cli.playing import run
 
@@ -151,9 +151,9 @@ def rollout(
     urls = [each for each in ([target] if isinstance(target, str) else target) if is_url(each)]
     if provider is not None and (provider == "static") != bool(urls):
         raise click.BadParameter("a URL is played at as it is: static", param_hint="--provider")
-    if provider in ("space", "docker") and params:
+    if provider in _REMOTE and params:
         raise click.BadParameter("a running server has its arguments already", param_hint="--param")
-    if provider not in ("space", "docker"):  # which take what is not a target of this machine
+    if provider not in _REMOTE:  # which take what is not a target of this machine
         found = resolved(target, params, token, "rollout")
         usual = _PROVIDERS[found.kind]
         if provider in ("process", "ray") and usual != "process":
@@ -164,8 +164,8 @@ def rollout(
         raise click.BadParameter(
             "a server that runs already writes its log where it was started", param_hint="--logs"
         )
-    if image is not None and provider != "docker":
-        raise click.BadParameter("only docker runs images", param_hint="--image")
+    if image is not None and provider not in ("docker", "kubernetes"):
+        raise click.BadParameter("only docker and kubernetes run images", param_hint="--image")
     with run_folder(options) as folder:
         if folder is not None:
             folder.bind(params=params)
@@ -185,6 +185,8 @@ _PROVIDERS = {
     "space": "space",
 }
 """The provider of each kind of target that is text."""
+_REMOTE = ("docker", "kubernetes", "space")
+"""Providers of targets that this process need not be able to import."""
 
 
 def _provider(
@@ -196,6 +198,14 @@ def _provider(
             from openenv_async.providers.docker import DockerProvider
 
             return DockerProvider(image or image_of(target))
+        case "kubernetes":
+            from openenv_async.pool.sources import image_of
+            from openenv_async.providers.kubernetes import KubernetesProvider
+
+            try:
+                return KubernetesProvider(image or image_of(target))
+            except ModuleNotFoundError as exc:
+                raise click.ClickException(str(exc)) from exc
         case "ray":
             from openenv_async.providers.ray import RayProvider
 
