@@ -82,7 +82,8 @@ class DockerClient:
                     "containers/create", "POST", params=params, data=data
                 )
             except DockerError as exc:
-                if exc.status != 409 or "already in use" not in exc.message:
+                # Podman 4.3 says 500 where Docker says 409.
+                if exc.status not in (409, 500) or "already in use" not in exc.message:
                     raise
                 return str((await self._docker.containers.container(name).show())["Id"])
             return str(made["Id"])
