@@ -182,7 +182,7 @@ class KubernetesProvider(Provider):
         labels: more labels of the pods it makes.
         node_selector: labels that a pod's node has to have.
         pull_secrets: names of Secrets for the image's registry.
-        lifetime: seconds after which Kubernetes ends a pod, whoever owns it.
+        lifetime: seconds after which Kubernetes ends a pod in any case.
         owner_lease: seconds after which a server ends whose owner is gone.
         start_timeout: seconds for a start, with the pull of the image.
         config_file, context: of the client's configuration; by default that of the pod that this
@@ -374,7 +374,7 @@ class KubernetesProvider(Provider):
             await self._changed.wait()
 
     def _ended(self, pod: dict[str, Any]) -> WorkerExit | None:
-        """How a pod ended, or why it cannot begin; ``None`` while there is hope."""
+        """Return the end of a pod, or the reason why it cannot begin; ``None`` while there is hope."""
         status = pod.get("status") or {}
         for each in status.get("containerStatuses") or []:
             state = each.get("state") or {}
@@ -397,7 +397,7 @@ class KubernetesProvider(Provider):
         return None
 
     async def _told(self, name: str) -> str:
-        """What a pod waits for."""
+        """Return the reasons for which a pod is not ready, in words."""
         status = (self._pods.get(name) or {}).get("status") or {}
         reasons = [
             f"{each.get('reason')}: {each.get('message')}"
