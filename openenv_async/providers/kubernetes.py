@@ -374,7 +374,7 @@ class KubernetesProvider(Provider):
             await self._changed.wait()
 
     def _ended(self, pod: dict[str, Any]) -> WorkerExit | None:
-        """Return the end of a pod, or the reason why it cannot begin; ``None`` while there is hope."""
+        """Return the end of a pod, or why it cannot begin; ``None`` while there is hope."""
         status = pod.get("status") or {}
         for each in status.get("containerStatuses") or []:
             state = each.get("state") or {}
