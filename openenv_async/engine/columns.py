@@ -625,6 +625,9 @@ class Columns:
                 self._left[other] = None
             else:
                 self._left.pop(other, None)
+        following = self._engine.following
+        if following.records:
+            following.answered_together(logs, answer)
         self._whole[answer] = None
         while len(self._whole) > _MAX_WHOLE:
             self._settle(next(iter(self._whole)))

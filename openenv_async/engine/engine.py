@@ -17,6 +17,7 @@ from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.engine.executors.tasks import TaskExecutor
 from openenv_async.engine.executors.threads import ThreadExecutor
+from openenv_async.engine.following import Following
 from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.listing import TaskListing
 from openenv_async.engine.options import EngineOptions
@@ -93,6 +94,7 @@ class Engine:
         self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
         self.listing: Final = TaskListing(spec)
+        self.following: Final = Following(self)
         self.retained = Retained(self.options.limits.max_retained_total, _REPLY_OVERHEAD)
         self.clock: Callable[[], float] = time.monotonic
         self.accounts: dict[Caller, Account] = {}
@@ -502,6 +504,7 @@ class Engine:
                     self.options.close_grace,
                 )
         self.deadlines.close()
+        self.following.close()
         await self._executor.aclose()
         if self._tasks is not None:
             await self._tasks.aclose()

@@ -147,6 +147,7 @@ class Session:
         stream: the partial observations of the last step that streamed.
         deferred: a request that starts once the running one has stopped.
         due: when the running request must have ended.
+        last_error: code and message of the last request that failed or was refused.
         ticket: its number in the queue, while it waits for capacity.
         caller: whose it is.
         visitor: the destination of the reply to the running request, if it is a visitor's.
@@ -166,6 +167,7 @@ class Session:
         "executor",
         "id",
         "interrupted",
+        "last_error",
         "log",
         "opened_at",
         "parked_until",
@@ -204,6 +206,7 @@ class Session:
         self.deferred: RunnerRequest | None = None
         self.interrupted: str | None = None
         self.dead: OpenEnvError | None = None
+        self.last_error: tuple[str, str] | None = None
         self.opened_at = self.active_at = engine.clock()
         self.due = inf
         self.episode_due = inf
@@ -459,6 +462,7 @@ class Session:
         if engine.in_worker:  # it is told to the server, which does both
             return
         engine.count_error(reply.code)
+        self.last_error = (reply.code, reply.message)
         cls = error_class(reply.code)
         if issubclass(cls, CallerError) and trouble is None:
             return
@@ -524,6 +528,7 @@ class Session:
     def answer(self, request: Request, reply: Reply) -> None:
         """Keep the reply of a request and send it."""
         if not request.seq:
+            self.engine.following.visited(self, request, reply)
             self._answer_visitor(reply)
             return
         payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
@@ -543,6 +548,7 @@ class Session:
     def refuse(self, request: Request, error: OpenEnvError) -> None:
         """Answer a request with an error."""
         self.engine.count_error(error.code)
+        self.last_error = (error.code, error.message)
         self.answer(request, self.failure(request, error))
 
     def send(self, frame: Frame, format: Format | None = None) -> None:

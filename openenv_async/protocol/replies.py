@@ -89,6 +89,9 @@ class ReplyLog(Generic[ReplyT]):
     ``taken`` is read and, for the common case (the next seq), written by the session itself;
     everything else goes through the methods. A client that awaits each answer has one reply kept
     at a time, so the last one is here itself, and only those before it are in a dict.
+
+    Attributes:
+        observer: of a log that tells what it keeps; others have none, and do not ask for it.
     """
 
     __slots__ = (
@@ -102,9 +105,12 @@ class ReplyLog(Generic[ReplyT]):
         "_size",
         "acked",
         "budget",
+        "observer",
         "passed",
         "taken",
     )
+
+    observer: Any
 
     def __init__(self, budget: int, retained: Retained | None = None) -> None:
         self._retained = retained or Retained()

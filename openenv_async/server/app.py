@@ -42,6 +42,7 @@ from openenv_async.server.not_found import (
     wants_page,
 )
 from openenv_async.server.page import ServerPage
+from openenv_async.server.page.sessions import SessionViews
 from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.server.upstream import RpcSocket, UpstreamSocket
 from openenv_async.server.upstream_rpc import UpstreamRpc
@@ -157,6 +158,7 @@ class HTTPEnvServer:
         self.guard = Guard(None, allowed_origins, hosts, agent_token, callers)
         self.guard.environment = self.spec.name
         self.watch = LoopWatch(self.engine)
+        self._views = SessionViews(self.engine, self.guard, self.watch.history)
         self.drain = Drain(self.engine, self._connections, drain_seconds)
         self._sockets: set[NativeSocket] = set()
         self._local: LocalListener | None = None
@@ -208,7 +210,14 @@ class HTTPEnvServer:
             stateless = os.environ.get(_STATELESS, "").lower() in ("1", "true", "yes")
         sharing = Sharing(self.engine, self.mcp.sessions)
         routes = http_routes(
-            self.engine, self.guard, self.watch, self.drain, self._elsewhere, sharing, stateless
+            self.engine,
+            self.guard,
+            self.watch,
+            self.drain,
+            self._elsewhere,
+            sharing,
+            self._views,
+            stateless,
         )
         return routes_in(mode or os.environ.get(_MODE) or _MODES[0], routes)
 
@@ -266,7 +275,7 @@ class HTTPEnvServer:
                 path = route.path.replace(":path}", "}")
                 taken = {*(route.methods or ()), *every[path].split(", ")} - {"HEAD"}
                 every[path] = ", ".join(sorted(taken))
-        page = ServerPage(self.engine, self.guard, "/step" in known, root)
+        page = ServerPage(self.engine, self.guard, self._views, "/step" in known, root)
 
         def front(request: Request) -> Response:
             if wants_page(request):

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from openenv_async.engine import Engine, Session
@@ -71,6 +71,7 @@ from openenv_async.server.http_sessions import NOBODY, HttpSessions
 from openenv_async.server.mcp.sharing import Sharing
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.server.openapi import describe, page
+from openenv_async.server.page.sessions import SessionViews
 from openenv_async.server.tasks import TaskRoutes
 from openenv_async.server.transport import Scope
 
@@ -87,6 +88,7 @@ def http_routes(
     drain: Drain,
     home: Callable[[Scope], HomeLoop | None],
     sharing: Sharing,
+    views: SessionViews,
     stateless: bool = False,
 ) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router.
@@ -98,6 +100,7 @@ def http_routes(
         drain: of the server.
         home: the loop that a request must be carried to, if it is not the running one.
         sharing: lends sessions to agents.
+        views: shows live sessions.
         stateless: a call that names no session has an environment of its own.
     """
     calls = _SessionRoutes(engine, stateless)
@@ -113,6 +116,11 @@ def http_routes(
         ("POST", "/share", sharing.lend),
         ("GET", "/share", sharing.results),
         ("DELETE", "/share", sharing.take_back),
+        ("GET", "/sessions", views.listing),
+        ("GET", "/sessions/{session}/follow", views.follow),
+        ("POST", "/sessions/{session}/cancel", views.cancel),
+        ("POST", "/sessions/{session}/close", views.close),
+        ("GET", "/history", views.history),
         ("GET", "/schema", about.schema),
         ("GET", "/metadata", about.metadata),
         ("GET", "/tasks", tasks.splits),
@@ -189,7 +197,8 @@ def _endpoint(
         session: Session | None = getattr(request.state, "session", None)
         if session is not None:
             response.headers[SEQ_HEADER] = str(session.log.taken)
-        engine.sent(len(response.body), caller_of(request.scope))
+        if not isinstance(response, StreamingResponse):
+            engine.sent(len(response.body), caller_of(request.scope))
         return response
 
     return endpoint

@@ -26,6 +26,7 @@ from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.resources import free_descriptors
 from openenv_async.engine.statistics import Histogram
 from openenv_async.event_loop import loop_name, version_of
+from openenv_async.server.history import History
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
@@ -50,10 +51,14 @@ class LoopWatch:
 
     Args:
         engine: whose sessions are sampled.
+
+    Attributes:
+        history: a sample of each look.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.history: Final = History(engine)
         self._lags: deque[float] = deque(maxlen=_REMEMBERED)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -83,6 +88,7 @@ class LoopWatch:
         chosen += sessions[: min(start, _SAMPLES - len(chosen))]
         self._turn = start + len(chosen)
         self._engine.time_steps(chosen)
+        self.history.add(self._lags[-1])
         self._due = self._loop.time() + _TICK
         self._timer = self._loop.call_at(self._due, self._look)
 

@@ -22,7 +22,7 @@ _OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     """An OpenAPI 3.1 document of exactly the routes that ``http_routes`` makes."""
     paths: dict[str, Any] = {"/share": _sharing()}
-    for part in (_posts(), _gets(), _tasks()):
+    for part in (_posts(), _gets(), _sessions(), _tasks()):
         for path, operations in part.items():
             for method, operation in operations.items():
                 if path in paths:  # with another method
@@ -149,6 +149,50 @@ def _gets() -> dict[str, Any]:
         ("/redoc", "The same page", {"type": "string"}),
     )
     return {path: {"get": _operation(path, summary, answer)} for path, summary, answer in table}
+
+
+def _sessions() -> dict[str, Any]:
+    """The routes that show live sessions and act on them."""
+    number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
+    count = {"type": "integer", "minimum": 0}
+    row = _object(
+        {
+            **dict.fromkeys(("id", "state", "running", "episode_id"), text),
+            **dict.fromkeys(("age", "idle", "seed", "steps", "reward", "total"), number),
+            "requests": count,
+            "error": {"type": ["array", "null"], "items": {"type": "string"}},
+        }
+    )
+    listed = _object(
+        {
+            "count": count,
+            "sessions": {"type": "array", "items": row},
+            "waiting": count,
+            "longest_wait": {"type": "number"},
+            "max_sessions": count,
+            "draining": text,
+        }
+    )
+    listing = _operation("/sessions", "Live sessions, two hundred at most, oldest first", listed)
+    listing["parameters"] = [{"name": "start", "in": "query", "schema": count}]
+    one = "/sessions/{session}"
+    follow = _operation("/sessions/follow", "The steps of a session as they happen", _ANYTHING)
+    schema = {"schema": {"type": "string"}}
+    follow["responses"]["200"]["content"] = {"text/event-stream": schema}
+    paths = {
+        "/sessions": {"get": listing},
+        f"{one}/follow": {"get": follow},
+        f"{one}/cancel": {
+            "post": _operation("/sessions/cancel", "Cancel what a session runs", _ANYTHING)
+        },
+        f"{one}/close": {"post": _operation("/sessions/close", "Close a session", _ANYTHING)},
+        "/history": {"get": _operation("/history", "The last five minutes", _ANYTHING)},
+    }
+    name = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
+    for path, operations in paths.items():
+        if path.startswith(one):
+            next(iter(operations.values()))["parameters"] = [name]
+    return paths
 
 
 def _sharing() -> dict[str, Any]:

@@ -76,8 +76,19 @@ def test_definitions_of_a_model_are_named_after_it(document: dict[str, Any]) -> 
 def test_the_body_of_each_route(document: dict[str, Any]) -> None:
     posts = {path: item["post"] for path, item in document["paths"].items() if "post" in item}
     upstreams = [f"/{{env}}/{each}" for each in ("tasks", "num_tasks", "task", "task_range")]
-    assert set(posts) == {"/open", "/reset", "/step", "/close", "/share", "/drain", *upstreams}
-    assert "requestBody" not in posts.pop("/share")
+    acts = [f"/sessions/{{session}}/{each}" for each in ("cancel", "close")]
+    assert set(posts) == {
+        "/open",
+        "/reset",
+        "/step",
+        "/close",
+        "/share",
+        "/drain",
+        *upstreams,
+        *acts,
+    }
+    for path in ("/share", *acts):
+        assert "requestBody" not in posts.pop(path)
     needed = [path for path, item in posts.items() if item["requestBody"]["required"]]
     assert needed == ["/step", *upstreams]
     step = posts["/step"]["requestBody"]["content"]["application/json"]["schema"]
@@ -105,6 +116,8 @@ def test_routes_of_a_session_take_its_name(document: dict[str, Any]) -> None:
         wanted = ["X-OpenEnv-Session", "X-OpenEnv-Seq", "X-OpenEnv-Timeout"]
         if path == "/tasks/{split}":
             assert names == ["split", "start", "stop"]
+        elif path.startswith("/sessions"):
+            assert names == (["start"] if path == "/sessions" else ["session"])
         elif path.startswith("/{env}/"):
             assert names == ["env"]
         else:

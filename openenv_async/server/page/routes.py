@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Final
@@ -26,8 +27,10 @@ from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError, OriginRefused, Unauthorized
 from openenv_async.schemas.refs import resolved
 from openenv_async.server.auth import Guard, cookie_value, is_same_origin, page_cookie
+from openenv_async.server.history import percentile
 from openenv_async.server.http_headers import accepted_format, error_response, read_body
 from openenv_async.server.page import html
+from openenv_async.server.page.sessions import SessionRow, SessionViews
 from openenv_async.server.page.words import about_of, fields_of
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.version import __version__
@@ -43,6 +46,7 @@ PAGE_FILES: Final = {
     "page.svg": "image/svg+xml",
 }
 """Static files by name, with their types."""
+_PHASES: Final = {"queue": "Queue", "env": "Environment", "serialize": "Codec"}
 _MOST_ABOUT: Final = 160
 _READ_ONLY: Final = (("observation", "Observation"), ("state", "State"))
 
@@ -173,6 +177,7 @@ class ServerPage:
     Args:
         engine: what is shown.
         guard: who may see it.
+        views: its live sessions.
         plays: whether the server has the routes that play.
         root: the way to the server's root: ``../`` where it serves several environments.
 
@@ -180,8 +185,16 @@ class ServerPage:
         login: the form for those without a token.
     """
 
-    def __init__(self, engine: Engine, guard: Guard, plays: bool = True, root: str = "./") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        guard: Guard,
+        views: SessionViews,
+        plays: bool = True,
+        root: str = "./",
+    ) -> None:
         self._engine = engine
+        self._views = views
         self._guard = guard
         self._plays = plays
         self._root = root
@@ -198,11 +211,13 @@ class ServerPage:
         parts = [
             html.section("overview", "The environment", self._overview(request)),
             html.section("play", "Play by hand", self._play(request)),
+            html.section("sessions", "Sessions", self._sessions(request)),
+            html.section("metrics", "Metrics", self._metrics()),
             html.section("schemas", "Schemas", self._schemas()),
             html.section("api", "Routes", _routes(routes)),
         ]
-        names = ("overview", "play", "schemas", "api")
-        labels = ("Overview", "Play", "Schemas", "Routes")
+        names = ("overview", "play", "sessions", "metrics", "schemas", "api")
+        labels = ("Overview", "Play", "Sessions", "Metrics", "Schemas", "Routes")
         links = "".join(
             f'<a href="#{name}">{label}</a>' for name, label in zip(names, labels, strict=True)
         )
@@ -255,6 +270,74 @@ class ServerPage:
             f'<noscript><p class="quiet">Playing on the page needs JavaScript. In a terminal:'
             f" <code>openenv-async play {address}</code></p></noscript>"
             '<div id="player"></div>'
+        )
+
+    def _sessions(self, request: Request) -> str:
+        engine = self._engine
+        count, rows = self._views.rows(request)
+        waits = ""
+        if engine.waiting:
+            waits = f", the first for {engine.longest_wait:.1f} s"
+        about = html.facts(
+            [
+                ("Live", f"{_number(engine.active)} of {engine.max_sessions:,}"),
+                ("Waiting for capacity", f"{_number(engine.waiting)}{waits}"),
+                ("Going away", html.text(engine.draining or "no")),
+            ]
+        )
+        table = html.table(
+            ("Session", "State", "Age", "Steps", "Reward", "Return", "Last error"),
+            [_session_cells(row) for row in rows],
+            name="Live sessions",
+            empty="No session is open.",
+        )
+        more = (
+            f"<p class='quiet'>The first {len(rows)} of {count:,}.</p>" if count > len(rows) else ""
+        )
+        return (
+            f'<div id="live">{about}{table}{more}</div><noscript><p><a href="./#sessions">Refresh'
+            "</a></p></noscript>"
+        )
+
+    def _metrics(self) -> str:
+        engine = self._engine
+        stats = engine.stats
+        errors = sum(stats.errors.values())
+        about = html.facts(
+            [
+                ("Up for", _duration(time.time() - engine.started_at)),
+                ("Steps", _number(stats.steps)),
+                ("Sessions opened", _number(stats.opened)),
+                ("Errors", _number(errors)),
+                ("Refused", _number(stats.refused)),
+                ("Timeouts", _number(stats.timeouts)),
+            ]
+        )
+        rows = []
+        for phase, found in engine.timer.histograms.items():
+            shown = [percentile(found.counts, quantile) for quantile in (0.5, 0.99)]
+            cells = (
+                "" if one is None else f'<span class="number">{_short(one)}</span>' for one in shown
+            )
+            rows.append((_PHASES[phase], *cells, _number(found.count)))
+        latency = html.table(
+            ("Part of a step", "Median", "99th percentile", "Steps timed"),
+            rows,
+            name="Latency by part of a step",
+            empty="",
+        )
+        codes = html.table(
+            ("Error", "Times"),
+            [
+                (f"<code>{html.text(code)}</code>", _number(times))
+                for code, times in sorted(stats.errors.items(), key=lambda pair: -pair[1])
+            ],
+            name="Errors by code",
+            empty="No request failed.",
+        )
+        return (
+            f'{about}<div id="plots"></div><h3>Latency</h3>{latency}<h3>Errors</h3>{codes}'
+            '<p><a href="./metrics">Prometheus</a> · <a href="./stats">JSON</a></p>'
         )
 
     def _schemas(self) -> str:
@@ -313,6 +396,20 @@ def _first(description: str) -> str:
     return first if len(first) <= _MOST_ABOUT else f"{first[: _MOST_ABOUT - 1].rstrip()}…"
 
 
+def _session_cells(row: SessionRow) -> tuple[str, ...]:
+    """Return the cells of a session, as HTML; the script makes the same."""
+    error = "" if row.error is None else f"<code>{html.text(row.error[0])}</code>"
+    return (
+        f"<code>{html.text(row.id[:8])}</code>",
+        html.text(row.state if row.running is None else f"{row.state}, {row.running}"),
+        _duration(row.age),
+        "" if row.steps is None else _number(row.steps),
+        "" if row.reward is None else f'<span class="number">{row.reward:g}</span>',
+        "" if row.total is None else f'<span class="number">{row.total:g}</span>',
+        error,
+    )
+
+
 def _footer() -> str:
     return f"<footer>openenv_async {html.text(__version__)}</footer>"
 
@@ -358,6 +455,29 @@ def _connect(address: str) -> str:
 
 def _number(value: float) -> str:
     return f'<span class="number">{value:,}</span>'
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the two units that say most."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        said = f"{days} d {hours} h"
+    elif hours:
+        said = f"{hours} h {minutes} min"
+    elif minutes:
+        said = f"{minutes} min {rest} s"
+    else:
+        said = f"{seconds:.0f} s"
+    return f'<span class="number">{said}</span>'
+
+
+def _short(seconds: float) -> str:
+    """Return the duration of a part of a step."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _seconds(value: float | None) -> str:
