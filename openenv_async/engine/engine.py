@@ -94,7 +94,7 @@ class Engine:
         self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
         self.listing: Final = TaskListing(spec)
-        self.following: Final = Following(self)
+        self.following: Final = Following(lambda: self.clock())
         self.retained = Retained(self.options.limits.max_retained_total, _REPLY_OVERHEAD)
         self.clock: Callable[[], float] = time.monotonic
         self.accounts: dict[Caller, Account] = {}

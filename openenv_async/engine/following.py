@@ -17,19 +17,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
+from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import Digest
-from openenv_async.errors import ResourceLimit
+from openenv_async.errors import OpenEnvError, ResourceLimit
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Begun, Failed, Observation, Reply, Reset, Step
 from openenv_async.protocol.replies import ReplyLog, SharedReply
-
-if TYPE_CHECKING:
-    from openenv_async.engine.engine import Engine
-    from openenv_async.engine.session import Session
 
 __all__ = ["Event", "FollowedLog", "Following", "Record"]
 
@@ -72,6 +69,20 @@ class Event(NamedTuple):
     info: bytes | None
     total: float | None
     step: int | None
+
+
+class Followed(Protocol):
+    """A session, as it is looked at.
+
+    Attributes:
+        log: of its replies.
+        codecs: of what it runs.
+        dead: why it is over, if it is.
+    """
+
+    log: ReplyLog[Reply]
+    codecs: Codecs
+    dead: OpenEnvError | None
 
 
 class Record:
@@ -188,19 +199,19 @@ class Following:
     """The sessions of an engine that somebody looks at.
 
     Args:
-        engine: whose sessions they are.
+        clock: in seconds.
 
     Attributes:
         records: of those sessions; empty while nobody looks.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.records: dict[Session, Record] = {}
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.records: dict[Followed, Record] = {}
         self._followers = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def look(self, session: Session) -> Record | None:
+    def look(self, session: Followed) -> Record | None:
         """Return what is known of a session, and record it for a while.
 
         Returns:
@@ -215,7 +226,7 @@ class Following:
             session.log.__class__ = FollowedLog
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_LOOK_TTL, self._expire)
-        record.until = self._engine.clock() + _LOOK_TTL
+        record.until = self._clock() + _LOOK_TTL
         return record
 
     def check_room(self) -> None:
@@ -232,7 +243,7 @@ class Following:
             )
 
     @contextmanager
-    def follow(self, session: Session) -> Iterator[Record]:
+    def follow(self, session: Followed) -> Iterator[Record]:
         """Record every event of a session while the block runs.
 
         Raises:
@@ -265,7 +276,7 @@ class Following:
             if type(log) is FollowedLog:
                 log.shared(reply)
 
-    def visited(self, session: Session, request: Any, reply: Reply) -> None:
+    def visited(self, session: Followed, request: Any, reply: Reply) -> None:
         """Tell the reply to a visitor's request, which no log keeps."""
         record = self.records.get(session)
         if record is not None:
@@ -273,7 +284,7 @@ class Following:
 
     def _expire(self) -> None:
         """Let go of the sessions that nobody has looked at for a while."""
-        now = self._engine.clock()
+        now = self._clock()
         for session, record in list(self.records.items()):
             if record.ended or (now >= record.until and not record.followers):
                 del self.records[session]

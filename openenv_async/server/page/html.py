@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "logout_form",
     "page_response",
     "paragraphs",
+    "prose",
     "section",
     "table",
     "text",
@@ -44,6 +46,7 @@ CONTENT_POLICY: Final = "; ".join(
         "form-action 'self'",
     )
 )
+_CODE: Final = re.compile(r"``([^`\n]+)``")
 HEADERS: Final = {
     "Content-Security-Policy": CONTENT_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -58,6 +61,11 @@ HEADERS: Final = {
 def text(value: object) -> str:
     """Return a text as HTML that shows it."""
     return html.escape(str(value))
+
+
+def prose(value: object) -> str:
+    """Return a text as HTML, in which what stands between double backticks is code."""
+    return _CODE.sub(r"<code>\1</code>", text(value))
 
 
 def page_response(body: str, status: int = 200) -> HTMLResponse:
@@ -100,7 +108,7 @@ def section(name: str, title: str, body: str) -> str:
 def paragraphs(value: str) -> str:
     """Return a text of several paragraphs."""
     parts = (part.strip() for part in value.split("\n\n"))
-    return "".join(f"<p>{text(part)}</p>" for part in parts if part)
+    return "".join(f"<p>{prose(part)}</p>" for part in parts if part)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, name: str, empty: str) -> str:
@@ -139,7 +147,7 @@ def field_table(fields: Sequence[FieldInWords], name: str) -> str:
             text(field.kind),
             f'<span class="number">{text(field.range)}</span>',
             f"<code>{text(field.default)}</code>" if field.default else "",
-            text(field.about),
+            prose(field.about),
         )
         for field in fields
     ]

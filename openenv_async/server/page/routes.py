@@ -214,7 +214,11 @@ class ServerPage:
             html.section("sessions", "Sessions", self._sessions(request)),
             html.section("metrics", "Metrics", self._metrics()),
             html.section("schemas", "Schemas", self._schemas()),
-            html.section("api", "Routes", _routes(routes)),
+            html.section(
+                "api",
+                "Routes",
+                f"<details><summary>All {len(routes)}</summary>{_routes(routes)}</details>",
+            ),
         ]
         names = ("overview", "play", "sessions", "metrics", "schemas", "api")
         labels = ("Overview", "Play", "Sessions", "Metrics", "Schemas", "Routes")
@@ -258,7 +262,8 @@ class ServerPage:
         if isinstance(readme, str) and readme.strip():
             shown = html.text(readme.strip())
             parts.append(
-                f'<details><summary>README</summary><pre class="wrap">{shown}</pre></details>'
+                "<details><summary>README</summary>"
+                f'<pre class="wrap" tabindex="0">{shown}</pre></details>'
             )
         return "".join(parts)
 
@@ -447,8 +452,8 @@ def _connect(address: str) -> str:
         "    result = await env.step(action)\n"
     )
     return (
-        f'<pre data-address="{shown}"><code>{python}</code></pre>'
-        f'<pre data-address="{shown}"><code>openenv-async play {shown}\n'
+        f'<pre tabindex="0" data-address="{shown}"><code>{python}</code></pre>'
+        f'<pre tabindex="0" data-address="{shown}"><code>openenv-async play {shown}\n'
         f"openenv-async rollout {shown} --episodes 10</code></pre>"
     )
 

@@ -26,6 +26,10 @@ def test_all_parts_escape_their_texts() -> None:
         assert SHOWN in part
 
 
+def test_double_backticks_are_code() -> None:
+    assert html.prose("``<i>`` or ``x`` `y`") == ("<code>&lt;i&gt;</code> or <code>x</code> `y`")
+
+
 def test_only_columns_that_say_anything_are_shown() -> None:
     shown = html.field_table([FieldInWords("", "integer", "", "", "what for")], "Fields")
     assert ">Range<" not in shown
