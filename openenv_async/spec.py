@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from openenv_async.endpoints.redaction import redacted_value
 from openenv_async.environment import (
     Contract,
     Environment,
+    Isolation,
     VectorEnvironment,
     VectorLayout,
     read_contract,
@@ -446,6 +448,25 @@ class EnvironmentSpec:
                         f"reset option {key!r} of {self.name}: {said}", option=key
                     ) from None
         return options
+
+    def isolate(self, isolation: Isolation) -> None:
+        """Run its calls somewhere else than its class says.
+
+        Raises:
+            InvalidOption: they cannot run there.
+        """
+        reason = None
+        if self.contract.is_async and isolation == "thread":
+            reason = "it is async, and runs on the loop: say inline or process"
+        elif isolation == "thread" and not getattr(self.cls, "thread_safe", True):
+            reason = "its class is not safe in threads: say process"
+        elif self.is_instance and isolation == "process":
+            reason = "it is an instance, which stays in its process"
+        if reason is not None:
+            raise InvalidOption(
+                f"{self.name} cannot have the isolation {isolation!r}: {reason}", option="isolation"
+            )
+        self.contract = dataclasses.replace(self.contract, isolation=isolation)
 
     def check(self) -> None:
         """Make every codec and schema now, so that what cannot be served is refused here.

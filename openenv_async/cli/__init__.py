@@ -49,6 +49,8 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("openenv_async.cli.containers:logs", "Show the last lines of a container."),
     "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
     "drain": ("openenv_async.cli.drain:drain", "Let a server's episodes end, and begin none."),
+    "reload": ("openenv_async.cli.reload:reload", "Have a server read its file again."),
+    "token": ("openenv_async.cli.token:token", "Make a named token for a server's file."),
     "gateway": ("openenv_async.cli.gateway:gateway", "Keep the calls of agents' models."),
     "rows": ("openenv_async.cli.rows:rows", "Print training rows of a gateway's sessions."),
     "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),

@@ -12,13 +12,19 @@ from typing import Any, TypeVar
 
 import click
 
-from openenv_async.endpoints.tokens import AGENT_TOKEN_VARIABLE, TOKEN_VARIABLE, find_token
+from openenv_async.endpoints.tokens import (
+    ADMIN_TOKEN_VARIABLE,
+    AGENT_TOKEN_VARIABLE,
+    TOKEN_VARIABLE,
+    find_token,
+)
 from openenv_async.types import MAX_SECONDS, Timeouts
 
 __all__ = [
     "ENGINE_KEY_VARIABLE",
     "SECONDS",
     "address_options",
+    "admin_token_option",
     "agent_token_option",
     "certificate_options",
     "complete_target",
@@ -93,6 +99,18 @@ def agent_token_option(command: Command) -> Command:
         type=click.Path(exists=True, dir_okay=False),
         callback=_read_agent_token,
         help=f"File with a token for MCP alone; without it ${AGENT_TOKEN_VARIABLE} is taken.",
+    )
+    return decorate(command)
+
+
+def admin_token_option(command: Command) -> Command:
+    """Add the option ``--admin-token-file``; ``admin_token`` is given it, or ``None``."""
+    decorate = click.option(
+        "--admin-token-file",
+        "admin_token",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=_read_admin_token,
+        help=f"File with the token that alone may drain; without it ${ADMIN_TOKEN_VARIABLE}.",
     )
     return decorate(command)
 
@@ -202,6 +220,13 @@ def _read_token(ctx: click.Context, param: click.Parameter, value: str | None) -
 def _read_agent_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     try:
         return find_token(value, os.environ, AGENT_TOKEN_VARIABLE)
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(str(exc), ctx, param) from None
+
+
+def _read_admin_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return find_token(value, os.environ, ADMIN_TOKEN_VARIABLE)
     except (OSError, ValueError) as exc:
         raise click.BadParameter(str(exc), ctx, param) from None
 

@@ -16,6 +16,7 @@ from openenv_async.cli import not_installed
 from openenv_async.cli.options import (
     SECONDS,
     address_options,
+    admin_token_option,
     agent_token_option,
     certificate_options,
     complete_target,
@@ -32,7 +33,9 @@ from openenv_async.environment import AGENT_ACCESS
 
 if TYPE_CHECKING:
     from openenv_async.engine import EngineOptions
+    from openenv_async.server.reload import Wanted, WantedEnvironment
     from openenv_async.spec import EnvironmentSpec
+    from openenv_async.targets.config import ServedEnvironment, ServerConfig
 
 __all__ = ["serve"]
 
@@ -57,7 +60,7 @@ _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*=")
     "--config",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="YAML file of environments, each with its own settings.",
+    help="YAML or TOML file of environments with their settings, and of named tokens.",
 )
 @address_options(8000)
 @click.option("--max-sessions", type=click.IntRange(1), help="Sessions at once.  [default: 1024]")
@@ -75,6 +78,7 @@ _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*=")
 @param_option
 @timeout_options
 @token_option
+@admin_token_option
 @agent_token_option
 @click.option(
     "--allow-origin",
@@ -160,6 +164,7 @@ def serve(
     owner_lease: float | None,
     until_stdin_closes: bool,
     token: str | None,
+    admin_token: str | None,
     agent_token: str | None,
     allowed_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
@@ -189,9 +194,10 @@ def serve(
 
     import_from_here()
     configure_logging(log_level, log_format)
+    found = _config(config)
     served = {
         **({"drain_seconds": drain} if drain else {}),
-        "token": token,
+        **_access(found, target, token, admin_token),
         "allowed_origins": allowed_origins,
         "allowed_hosts": allowed_hosts,
         "agent_access": agent_access,
@@ -202,16 +208,19 @@ def serve(
         "local": local,
     }
     env: Any
-    if len(target) == 1 and config is None:
+    if len(target) == 1 and not found.environments:
         env = _spec(target[0], params, vector)
         options = _options(settings, debug, env.max_sessions)
         names = None
+        if config is not None:
+            env = _one_of_file(env, options, config, served)
+            served = {}
     else:
         if params or vector is not None:
             raise click.UsageError("--param and --vector are for one: write them into --config")
         usual = functools.partial(_options, settings, debug)
         options = usual(None)
-        env = _several(target, config, usual, served)
+        env = _several(target, config, found, usual, served)
         names = [*env.state.openenv.servers]
         served = {}
     with _told(host, port):
@@ -236,6 +245,7 @@ def serve(
 def _several(
     targets: Sequence[str],
     config: str | None,
+    read: ServerConfig,
     usual: Callable[[int | None], EngineOptions],
     served: Mapping[str, Any],
 ) -> Any:
@@ -244,31 +254,120 @@ def _several(
     Args:
         targets: of the command line, each perhaps with a name of its own.
         config: path of a file of more.
+        read: what that file says.
         usual: makes the options of one, apart from its own, of the sessions that it asks for.
         served: what all have in common.
     """
     from openenv_async.errors import InvalidOption
+    from openenv_async.server.reload import Reload
     from openenv_async.server.several import create_app_of_several
-    from openenv_async.targets.config import ServedEnvironment, from_file
+    from openenv_async.targets.config import ServedEnvironment
 
-    found = {} if config is None else from_file(config)
+    named: dict[str, ServedEnvironment] = {}
     for target in targets:
         name, _, rest = target.partition("=") if _NAMED.match(target) else ("", "", target)
         each = ServedEnvironment(target=rest)
         name = name or each.spec.name
-        if name in found:
+        if name in named or name in read.environments:
             raise click.UsageError(
                 f"two environments are served as {name}: give one of them a name, NAME={rest}"
             )
-        found[name] = each
+        named[name] = each
+    found = {**read.environments, **named}
     if not found:
         raise click.UsageError("Missing argument 'TARGET': name one, or a file of them (--config)")
     specs = {name: each.spec for name, each in found.items()}
     options = {name: each.options(usual(each.spec.max_sessions)) for name, each in found.items()}
     try:
-        return create_app_of_several(specs, options, **served)
+        labels = {name: each.labels for name, each in found.items()}
+        app = create_app_of_several(specs, options, labels=labels, **served)
     except InvalidOption as exc:
         raise click.BadParameter(exc.message, param_hint="TARGET") from exc
+    if config is not None:
+        several = app.state.openenv
+        several.wanted = {name: _wanted(each, usual) for name, each in found.items()}
+        several.reload = Reload(several, lambda: _read_again(config, named, usual, served))
+    return app
+
+
+def _one_of_file(
+    spec: EnvironmentSpec, options: EngineOptions, config: str, served: Mapping[str, Any]
+) -> Any:
+    """Return an application of one environment, whose tokens are a file's."""
+    from openenv_async.server.app import create_app
+    from openenv_async.server.reload import Reload
+
+    app = create_app(spec, options=options, **served)
+    server = app.state.openenv
+    server.reload = Reload(server, lambda: _read_again(config, {}, lambda _: options, served))
+    return app
+
+
+def _config(path: str | None) -> ServerConfig:
+    from openenv_async.errors import InvalidOption
+    from openenv_async.targets.config import ServerConfig, from_file
+
+    try:
+        return ServerConfig() if path is None else from_file(path)
+    except InvalidOption as exc:
+        raise click.BadParameter(exc.message, param_hint="--config") from exc
+
+
+def _access(
+    read: ServerConfig, targets: Sequence[str], token: str | None, admin_token: str | None
+) -> dict[str, Any]:
+    """Return whose tokens are good: those of the command line, or those of the file."""
+    from openenv_async.errors import InvalidOption
+    from openenv_async.server.callers import Callers
+
+    if not read.tokens:
+        return {"token": token, "admin_token": admin_token}
+    if token is not None or admin_token is not None:
+        raise click.UsageError(
+            "tokens come from the file or from --token-file, --admin-token-file and their"
+            " variables, not from both: leave one of them out"
+        )
+    callers = Callers()
+    try:
+        callers.hold(read.callers({} if targets else read.environments))
+    except InvalidOption as exc:
+        raise click.BadParameter(exc.message, param_hint="--config") from exc
+    return {"callers": callers}
+
+
+def _wanted(
+    each: ServedEnvironment, usual: Callable[[int | None], EngineOptions]
+) -> WantedEnvironment:
+    """Return an environment as a reload compares it."""
+    from openenv_async.server.reload import WantedEnvironment
+
+    def options(spec: EnvironmentSpec) -> EngineOptions:
+        return each.options(usual(spec.max_sessions))
+
+    return WantedEnvironment(each.fixed(), lambda: each.spec, options, each.labels, each.live())
+
+
+def _read_again(
+    config: str,
+    named: Mapping[str, ServedEnvironment],
+    usual: Callable[[int | None], EngineOptions],
+    served: Mapping[str, Any],
+) -> Wanted:
+    """Return what a file wants now.
+
+    Args:
+        config: its path.
+        named: environments of the command line, which stay.
+        usual: makes the options of one, apart from its own.
+        served: what all have in common; a token among it keeps those of the file out.
+    """
+    from openenv_async.server.reload import Wanted
+    from openenv_async.targets.config import from_file
+
+    read = from_file(config)
+    found = {**read.environments, **named}
+    callers = read.callers(found) if served.get("token") is None else None
+    return Wanted({name: _wanted(each, usual) for name, each in found.items()}, callers)
 
 
 def _options(settings: Mapping[str, Any], debug: bool, max_sessions: int | None) -> EngineOptions:

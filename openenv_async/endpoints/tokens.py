@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "ADMIN_TOKEN_VARIABLE",
     "AGENT_TOKEN_VARIABLE",
     "TOKEN_VARIABLE",
     "TOKEN_VARIABLES",
@@ -22,8 +23,9 @@ __all__ = [
 ]
 
 TOKEN_VARIABLE: Final = "OPENENV_TOKEN"
+ADMIN_TOKEN_VARIABLE: Final = "OPENENV_ADMIN_TOKEN"
 AGENT_TOKEN_VARIABLE: Final = "OPENENV_AGENT_TOKEN"
-TOKEN_VARIABLES: Final = frozenset({TOKEN_VARIABLE, AGENT_TOKEN_VARIABLE})
+TOKEN_VARIABLES: Final = frozenset({TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE, AGENT_TOKEN_VARIABLE})
 """Variables that no process of an environment is given."""
 _TOKEN: Final = re.compile(r"[!-+\--~]{1,4096}")
 """Visible ASCII without the comma, which separates subprotocols."""

@@ -129,6 +129,11 @@ class Caller:
             self.step_bucket.change(self.quota.steps_per_second, self.quota.burst)
             self.byte_bucket.change(self.quota.bytes_per_second)
 
+    def is_as(self, other: Caller) -> bool:
+        """Return whether another one may do and use the same."""
+        names = ("is_admin", "environments", "quota", "labels", "expires_at")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     def is_valid(self, now: float) -> bool:
         """Return whether its token opens anything, at a time in seconds since the epoch."""
         return not self.is_revoked and now < self.expires_at

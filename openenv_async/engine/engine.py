@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
@@ -98,6 +99,7 @@ class Engine:
         self.retained = Retained(self.options.limits.max_retained_total, _REPLY_OVERHEAD)
         self.clock: Callable[[], float] = time.monotonic
         self.accounts: dict[Caller, Account] = {}
+        self.labels: Mapping[str, str] = {}
         self.rows = 1 if spec.vector is None else spec.vector.batch_size
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
@@ -436,6 +438,21 @@ class Engine:
         if not self.sessions and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
         return reason
+
+    def change(self, options: EngineOptions) -> None:
+        """Take other numbers of sessions and other deadlines, for what begins from now on."""
+        self.options = dataclasses.replace(
+            self.options,
+            max_sessions=options.max_sessions,
+            max_waiting=options.max_waiting,
+            timeouts=options.timeouts,
+        )
+        if not self.spec.is_instance:
+            self.max_sessions = options.max_sessions
+        for kind, name in OPERATIONS.items():
+            self.own_timeouts[kind] = getattr(options.timeouts, name)
+        self.times_episodes = options.timeouts.episode is not None
+        self._admit_waiting()
 
     # -- shutting down ----------------------------------------------------------------------
 

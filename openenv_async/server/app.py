@@ -17,8 +17,10 @@ from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.engine import Engine, EngineOptions
+from openenv_async.engine.callers import Caller
 from openenv_async.engine.connection import ServerConnection
-from openenv_async.errors import OpenEnvError, Unauthorized
+from openenv_async.errors import InvalidOption, OpenEnvError, Unauthorized
+from openenv_async.models import Format
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
@@ -43,6 +45,7 @@ from openenv_async.server.not_found import (
 )
 from openenv_async.server.page import ServerPage
 from openenv_async.server.page.sessions import SessionViews
+from openenv_async.server.reload import Reload, WantedEnvironment, reloaded
 from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.server.upstream import RpcSocket, UpstreamSocket
 from openenv_async.server.upstream_rpc import UpstreamRpc
@@ -171,6 +174,7 @@ class HTTPEnvServer:
                 max_size=self.engine.options.limits.max_message_size,
                 folder=Path(folder) if folder else None,
             )
+        self.reload: Reload | None = None
         self._home: HomeLoop | None = None
         self._is_alive = False
         self._admitted = 0
@@ -217,6 +221,7 @@ class HTTPEnvServer:
             self._elsewhere,
             sharing,
             self._views,
+            self._reload,
             stateless,
         )
         return routes_in(mode or os.environ.get(_MODE) or _MODES[0], routes)
@@ -359,6 +364,53 @@ class HTTPEnvServer:
         finally:
             self._sockets.discard(socket)
 
+    # -- as what a reload changes: the tokens alone ------------------------------------------------
+
+    @property
+    def callers(self) -> Callers:
+        """Whose tokens are good."""
+        return self.guard.callers
+
+    def served(self) -> Mapping[str, WantedEnvironment]:
+        """Return nothing: the one environment stays."""
+        return {}
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Check names of new environments.
+
+        Raises:
+            InvalidOption: there are some.
+        """
+        if names:
+            raise InvalidOption(
+                f"this server has one environment, at its root, and cannot serve"
+                f" {', '.join(names)}: start it again",
+                option="environments",
+            )
+
+    async def add(
+        self, name: str, wanted: WantedEnvironment, spec: EnvironmentSpec, options: EngineOptions
+    ) -> None:
+        """Serve one more, which this server cannot."""
+        raise AssertionError("check_names refuses it")
+
+    def change(self, name: str, wanted: WantedEnvironment) -> list[str]:
+        """Serve one with other numbers; there are none to change."""
+        raise AssertionError("none is served by a name")
+
+    def remove(self, name: str) -> None:
+        """Serve one no more; there is none."""
+        raise AssertionError("none is served by a name")
+
+    def shut_sessions(self, caller: Caller, reason: OpenEnvError) -> None:
+        """Close the sessions of a caller."""
+        for session in [*self.engine.sessions.values()]:
+            if session.caller is caller:
+                session.shut(reason)
+
+    async def _reload(self, request: Request, format: Format) -> Any:
+        return await reloaded(self.reload, request, format)
+
     @property
     def sessions(self) -> int:
         """The number of sessions that live."""
@@ -392,6 +444,8 @@ class HTTPEnvServer:
     async def _aclose(self, reason: str) -> None:
         self.watch.stop()
         await self.drain.aclose()
+        if self.reload is not None:
+            await self.reload.aclose()
         if self._local is not None:
             self._local.close()
         for connection in self._connections():

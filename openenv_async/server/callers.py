@@ -72,6 +72,40 @@ class Callers:
         """
         self._held = tuple((digest, caller) for caller, digests in held for digest in digests)
 
+    def update(
+        self, wanted: Iterable[tuple[Caller, Collection[bytes]]] | None
+    ) -> tuple[dict[str, list[str]], list[Caller]]:
+        """Let these in from now on, and nobody else; callers of the same name stay who they are.
+
+        Args:
+            wanted: each caller with the SHA-256 of its tokens; ``None`` changes nothing.
+
+        Returns:
+            The names of those that were added, changed and removed, and the removed ones.
+        """
+        before = {caller.name: caller for _, caller in self._held}
+        known = {digest: caller.name for digest, caller in self._held}
+        told: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        held: list[tuple[Caller, Collection[bytes]]] = []
+        if wanted is None:
+            return told, []
+        for new, digests in wanted:
+            caller = before.pop(new.name, None)
+            if caller is None:
+                told["added"].append(str(new.name))
+                caller = new
+            else:
+                same = {digest for digest, name in known.items() if name == new.name}
+                if same != set(digests) or not caller.is_as(new):
+                    told["changed"].append(str(new.name))
+                caller.become(new)
+            held.append((caller, digests))
+        for caller in before.values():
+            caller.is_revoked = True
+            told["removed"].append(str(caller.name))
+        self.hold(held)
+        return told, [*before.values()]
+
     @property
     def open(self) -> bool:
         """True if no token is needed."""

@@ -69,7 +69,7 @@ from openenv_async.server.http_headers import (
 )
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
 from openenv_async.server.mcp.sharing import Sharing
-from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
+from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats, visible_to
 from openenv_async.server.openapi import describe, page
 from openenv_async.server.page.sessions import SessionViews
 from openenv_async.server.tasks import TaskRoutes
@@ -89,6 +89,7 @@ def http_routes(
     home: Callable[[Scope], HomeLoop | None],
     sharing: Sharing,
     views: SessionViews,
+    reload: Callable[[Request, Format], Awaitable[Any]],
     stateless: bool = False,
 ) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router.
@@ -101,6 +102,7 @@ def http_routes(
         home: the loop that a request must be carried to, if it is not the running one.
         sharing: lends sessions to agents.
         views: shows live sessions.
+        reload: reads again what is served.
         stateless: a call that names no session has an environment of its own.
     """
     calls = _SessionRoutes(engine, stateless)
@@ -129,6 +131,7 @@ def http_routes(
         ("GET", "/ready", draining.ready),
         ("GET", "/drain", draining.get),
         ("POST", "/drain", draining.post),
+        ("POST", "/reload", reload),
         ("GET", "/stats", about.stats),
         ("GET", "/metrics.json", about.stats),
         ("GET", "/metrics", about.metrics),
@@ -410,10 +413,11 @@ class _DescriptionRoutes:
         return HTMLResponse(page(self._engine.spec))
 
     async def stats(self, request: Request, format: Format) -> Any:
-        return self._stats()
+        return visible_to(caller_of(request.scope), self._stats())
 
     async def metrics(self, request: Request, format: Format) -> Response:
-        text, media = prometheus_text({None: self._stats()})
+        told = visible_to(caller_of(request.scope), self._stats())
+        text, media = prometheus_text({None: told})
         return Response(text, media_type=media)
 
     def _stats(self) -> dict[str, Any]:

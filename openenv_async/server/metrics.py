@@ -22,7 +22,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from openenv_async.engine import Engine
+from openenv_async.engine.callers import Caller
 from openenv_async.engine.executors.processes import ProcessExecutor
+from openenv_async.engine.quotas import Account
 from openenv_async.engine.resources import free_descriptors
 from openenv_async.engine.statistics import Histogram
 from openenv_async.event_loop import loop_name, version_of
@@ -32,7 +34,15 @@ from openenv_async.version import __version__
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
-__all__ = ["HEALTH", "METRICS", "LoopWatch", "Metric", "prometheus_text", "read_stats"]
+__all__ = [
+    "HEALTH",
+    "METRICS",
+    "LoopWatch",
+    "Metric",
+    "prometheus_text",
+    "read_stats",
+    "visible_to",
+]
 
 HEALTH: Final = ("ok", "degraded", "wedged")
 _TICK: Final = 1.0
@@ -44,6 +54,7 @@ _SLOW_LOOP: Final = 0.25
 _STUCK_LOOP: Final = 5.0
 _LONG_WAIT: Final = 30.0
 _ENVIRONMENT: Final = "environment"
+_TOKEN: Final = "token"
 
 
 class LoopWatch:
@@ -127,6 +138,8 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         "parked": parked,
         "max_sessions": engine.max_sessions,
         **dataclasses.asdict(engine.stats),
+        "labels": dict(engine.labels),
+        "tokens": {str(caller.name): _use(account) for caller, account in engine.accounts.items()},
         "row_steps": engine.stats.steps * (1 if vector is None else vector.batch_size),
         "resource_refusals": engine.resources.refused,
         "queue_wait": _histogram(engine.waits),
@@ -141,6 +154,21 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         "rss_bytes": _resident_bytes(),
         "free_descriptors": None if free == inf else int(free),
     }
+
+
+def _use(account: Account) -> dict[str, Any]:
+    names = ("sessions", "opened", "steps", "bytes_in", "bytes_out", "delayed")
+    refused = {f"refused_{quota}": count for quota, count in account.refused.items()}
+    use = {name: getattr(account, name) for name in names}
+    return {**use, **refused, "labels": dict(account.caller.labels)}
+
+
+def visible_to(caller: Caller, stats: dict[str, Any]) -> dict[str, Any]:
+    """Return a reading without the use that other callers make, unless for an administrator."""
+    if caller.is_admin:
+        return stats
+    tokens = {name: use for name, use in stats["tokens"].items() if name == caller.name}
+    return stats | {"tokens": tokens}
 
 
 def _libraries() -> list[str]:
@@ -215,6 +243,14 @@ def _counter(name: str, key: str, help: str) -> Metric:
 
 def _gauge(name: str, key: str, help: str) -> Metric:
     return Metric(f"openenv_{name}", "gauge", help, _key(key))
+
+
+def _of_tokens(kind: Literal["gauge", "counter"], name: str, key: str, help: str) -> Metric:
+    def read(stats: Mapping[str, Any]) -> Any:
+        return {token: use[key] for token, use in stats["tokens"].items()}
+
+    suffix = "_total" if kind == "counter" else ""
+    return Metric(f"openenv_token_{name}{suffix}", kind, help, read, _TOKEN)
 
 
 METRICS: Final[tuple[Metric, ...]] = (
@@ -306,6 +342,15 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter(
         "shared_full", "shared_full", "Large payloads sent by a socket: the shared memory was full."
     ),
+    _of_tokens("gauge", "sessions", "sessions", "Sessions of the holder of a named token."),
+    _of_tokens("counter", "sessions_opened", "opened", "Sessions that it opened."),
+    _of_tokens("counter", "steps", "steps", "Steps and resets; each row of a vector."),
+    _of_tokens("counter", "received_bytes", "bytes_in", "Bytes of its messages and bodies."),
+    _of_tokens("counter", "sent_bytes", "bytes_out", "Bytes of messages and bodies sent to it."),
+    _of_tokens("counter", "delayed", "delayed", "Requests that waited for their turn."),
+    _of_tokens("counter", "refused_sessions", "refused_sessions", "Sessions beyond its quota."),
+    _of_tokens("counter", "refused_steps", "refused_steps", "Requests beyond its steps a second."),
+    _of_tokens("counter", "refused_bytes", "refused_bytes", "Requests beyond its bytes a second."),
     _gauge("workers", "workers", "Worker processes."),
     _counter("workers_started", "workers_started", "Worker processes started."),
     _counter("workers_died", "workers_died", "Worker processes that crashed or had to be killed."),
@@ -341,6 +386,12 @@ class _Collector:
             labels = [_ENVIRONMENT] if several else []
             if metric.label is not None:
                 labels.append(metric.label)
+            of_tokens = self._own_labels(metric)
+            of_environments = sorted(
+                {name for stats in self._readings.values() for name in stats.get("labels", ())}
+                - {*labels, *of_tokens}
+            )
+            labels += of_tokens + of_environments
             kinds = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
             kind = kinds.get(metric.kind, HistogramMetricFamily)
             family: Any = kind(metric.name, metric.help, labels=labels)
@@ -348,12 +399,22 @@ class _Collector:
                 value = metric.read(stats)
                 for label, each in ({None: value} if metric.label is None else value).items():
                     values = [name for name in (environment, label) if name is not None]
+                    own = stats["tokens"][label]["labels"] if of_tokens else {}
+                    values += [own.get(name, "") for name in of_tokens]
+                    values += [stats.get("labels", {}).get(name, "") for name in of_environments]
                     if metric.kind == "histogram":
                         buckets = list(each["buckets"].items())
                         family.add_metric(values, buckets=buckets, sum_value=each["sum"])
                     else:
                         family.add_metric(values, -1 if each is None else each)
             yield family
+
+    def _own_labels(self, metric: Metric) -> list[str]:
+        """The names of labels that the tokens of a metric have beside their own."""
+        if metric.label != _TOKEN:
+            return []
+        uses = [use for stats in self._readings.values() for use in stats["tokens"].values()]
+        return sorted({name for use in uses for name in use["labels"]})
 
 
 def prometheus_text(readings: Mapping[str | None, Mapping[str, Any]]) -> tuple[bytes, str]:

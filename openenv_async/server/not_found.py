@@ -60,6 +60,7 @@ _ABOUT: Final[dict[str, str]] = {
     "/health": "whether the server runs",
     "/ready": "whether new sessions may come",
     "/drain": "let episodes end, and begin none",
+    "/reload": "read again what is served, and to whom",
     "/stats": "counters, as JSON",
     "/metrics.json": "the same",
     "/metrics": "counters, in Prometheus' format",

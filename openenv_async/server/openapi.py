@@ -122,6 +122,7 @@ def _posts() -> dict[str, Any]:
         ("/step", "Take one action", step, result),
         ("/close", "Close the session and its environment", {"type": "object"}, _ANYTHING),
         ("/drain", "Let episodes end within a time, and begin none", drain, _ANYTHING),
+        ("/reload", "Read again what is served, and to whom", {"type": "object"}, _ANYTHING),
     )
     paths: dict[str, Any] = {}
     for path, summary, body, answer in table:

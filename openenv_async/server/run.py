@@ -247,6 +247,9 @@ def run_server(
 
         loop = asyncio.get_running_loop()
         on_signals(loop, runner.stop, terminate)
+        reload = getattr(env_server, "reload", None)
+        if reload is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, reload.begin)
         async with running(runner, listener) as task:
             # Imported modules stay: collections need not walk it while sessions come and go.
             gc.collect()
