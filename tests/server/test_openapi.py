@@ -84,6 +84,7 @@ def test_the_body_of_each_route(document: dict[str, Any]) -> None:
         "/close",
         "/share",
         "/drain",
+        "/reload",
         *upstreams,
         *acts,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,7 +39,6 @@ BOSS = token_of("boss", ", admin: true")
 @asynccontextmanager
 async def served(path: Path, text: str) -> AsyncIterator[tuple[str, Any]]:
     """A server of a file's environments, and the file."""
-    path.write_text(text)
 
     def read() -> Wanted:
         config = from_file(path)
@@ -55,6 +55,7 @@ async def served(path: Path, text: str) -> AsyncIterator[tuple[str, Any]]:
         }
         return Wanted(environments, config.callers(environments))
 
+    await asyncio.to_thread(path.write_text, text)
     wanted = read()
     callers = Callers()
     callers.hold(wanted.callers or ())
