@@ -8,6 +8,8 @@ Rules:
   unless it declares ``isolation = "inline"``, the promise of short calls.
 - ``reset`` gets the options that it declares; the signature is read when the spec is made, never
   per call.
+- ``render()``, where a class defines it, is called when somebody asks for a picture, between other
+  calls. One that needs arguments is the author's own.
 - ``legal_actions()``, where a class defines it, is called after each reset and step that does not
   end the episode; a method of that name that needs arguments is the author's own.
 """
@@ -99,6 +101,10 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     them or as a mask, an array of bool or int8 with an entry for each action; ``None`` says
     nothing. Callers find it in the result's info, as ``legal_actions`` or ``action_mask``, and
     random policies and adapters keep to it. ``step`` should refuse an action that it leaves out.
+
+    ``def render(self)`` may be added as well, sync or async: a picture of what is, as an array
+    uint8 [height, width] or [height, width, channels] of 1, 3 or 4 channels, or a text. It must
+    change nothing. Clients ask for it by ``render()``; videos are made of it.
 
     Attributes:
         isolation: where calls run. ``None`` chooses: inline when async, threads when sync.
@@ -313,6 +319,7 @@ class Contract:
         state_is_property: ``state`` is read, not called.
         isolation: where its calls run.
         tells_legal: it has ``legal_actions``.
+        renders: it has ``render``.
     """
 
     reset_options: Mapping[str, inspect.Parameter]
@@ -326,6 +333,7 @@ class Contract:
     state_is_property: bool
     isolation: Isolation
     tells_legal: bool = False
+    renders: bool = False
 
     def unknown_options(self, options: Mapping[str, Any]) -> list[str]:
         """The names that ``reset`` does not declare."""
@@ -374,6 +382,7 @@ def read_contract(cls: type, params: Mapping[str, Any] | None = None) -> Contrac
         state_is_property=state_is_property,
         isolation=_isolation(cls, is_async, params or {}),
         tells_legal=_tells_legal(cls),
+        renders=_is_called_bare(cls, "render"),
     )
 
 
@@ -407,17 +416,24 @@ def _tells_legal(cls: type) -> bool:
     """
     if not inspect.isroutine(inspect.getattr_static(cls, "legal_actions", None)):
         return False
-    found: Any = cls.legal_actions  # type: ignore[attr-defined]  # found above
-    if inspect.iscoroutinefunction(found):
+    if inspect.iscoroutinefunction(cls.legal_actions):  # type: ignore[attr-defined]  # found above
         raise TypeError(
             f"{cls.__name__}.legal_actions is async: make it a plain function that tells what"
             " reset or step found out"
         )
+    return _is_called_bare(cls, "legal_actions")
+
+
+def _is_called_bare(cls: type, name: str) -> bool:
+    """Return whether a class has a method of this name that can be called without arguments."""
+    if not inspect.isroutine(inspect.getattr_static(cls, name, None)):
+        return False
+    found: Any = getattr(cls, name)
     try:
         needed = [p for p in inspect.signature(found).parameters.values() if p.default is p.empty]
     except ValueError:  # a builtin without a signature
         return False
-    bound = isinstance(inspect.getattr_static(cls, "legal_actions"), staticmethod | classmethod)
+    bound = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
     return len([p for p in needed if p.kind not in _MANY]) == (0 if bound else 1)
 
 

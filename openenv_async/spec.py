@@ -21,6 +21,7 @@ import msgspec
 from openenv_async import hosts
 from openenv_async.endpoints.redaction import redacted_value
 from openenv_async.environment import (
+    RENDER_KEY,
     Contract,
     Environment,
     Isolation,
@@ -63,6 +64,10 @@ _TASK_OPTIONS: Final[Mapping[str, dict[str, Any]]] = {
 }
 """Options of ``reset`` that name one of the environment's own tasks."""
 _Kind = Literal["action", "observation", "state", "any"]
+
+_RENDER_MODE: Final = "render_mode"
+_MODES: Final = ("rgb_array", "ansi")
+"""Render modes whose frames can be sent, the better one first."""
 
 
 class EnvironmentSpec:
@@ -212,6 +217,41 @@ class EnvironmentSpec:
     def is_vector(self) -> bool:
         """True if a session is a vector of environments."""
         return inspect.isclass(self.cls) and issubclass(self.cls, VectorEnvironment)
+
+    @property
+    def render_mode(self) -> str | None:
+        """The ``render_mode`` of sessions whose pictures are asked for; ``None``: there is none.
+
+        It is that of the constructor arguments, else the best that a session may be opened with.
+        """
+        if self.is_vector:
+            return None
+        modes = self._rendering.get("modes", ())
+        given = self.params.get(_RENDER_MODE)
+        if given is not None:
+            return given if given in modes and given in _MODES else None
+        opened: frozenset[str] = getattr(self.cls, "session_options", frozenset())
+        found = (mode for mode in _MODES if mode in modes and _RENDER_MODE in opened)
+        return next(found, None)
+
+    @property
+    def render_options(self) -> dict[str, Any]:
+        """The options of sessions whose pictures are asked for."""
+        mode = self.render_mode
+        return {} if mode is None or _RENDER_MODE in self.params else {_RENDER_MODE: mode}
+
+    @property
+    def render_settings(self) -> dict[str, Any] | None:
+        """The facts of pictures for clients; ``None`` where the environment has none."""
+        if not self.contract.renders:
+            return None
+        return {"options": self.render_options, "fps": self._rendering.get("fps")}
+
+    @property
+    def _rendering(self) -> Mapping[str, Any]:
+        """The facts of pictures in the state's schema."""
+        found: Mapping[str, Any] = self.schema.get("state", {}).get(RENDER_KEY, {})
+        return found
 
     def vectorized(self, num_envs: int, params: Mapping[str, Any] | None = None) -> EnvironmentSpec:
         """Return the same as vectors of ``num_envs`` environments.

@@ -42,6 +42,7 @@ __all__ = ["rollout"]
     epilog=examples(
         "rollout echo --episodes 100 --max-steps 10",
         "rollout gymnasium --param id=CartPole-v1 --episodes 500 --seed 0 --out cartpole.parquet",
+        "rollout gymnasium --param id=CartPole-v1 --episodes 20 --video videos --video-every 10",
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
         "rollout echo --provider docker --servers 4 --max-steps 10",
         "rollout echo --policy openai:MODEL@http://127.0.0.1:8000/v1 --out runs.parquet",
@@ -69,6 +70,18 @@ __all__ = ["rollout"]
 )
 @click.option("--max-steps", type=click.IntRange(1), help="Truncate episodes after so many steps.")
 @click.option("--timeout", type=SECONDS, help="Seconds for one episode; 0: no limit.")
+@click.option(
+    "--video",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Record episodes as videos in this folder, texts as asciicasts.",
+)
+@click.option(
+    "--video-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --video: only each Nth episode.",
+)
 @click.option(
     "--policy-timeout", type=SECONDS, help="Seconds for one decision of the policy; 0: no limit."
 )
@@ -135,6 +148,7 @@ def rollout(
                 raise click.BadParameter(
                     "an agent plays by itself", param_hint=f"--{name.replace('_', '-')}"
                 )
+    _read_video(options, agent is not None)
     options["policy_timeout"] = options["policy_timeout"] or None
     read_tasks(options)
     seed, episodes = options["seed"], options["episodes"]
@@ -175,6 +189,23 @@ def rollout(
         else:
             started = _provider(provider, text, params, image, max(1024, options["concurrency"]))
             run(_in_pool(started, old_servers or servers, text, policy, agent=agent, **options))
+
+
+def _read_video(options: dict[str, Any], is_agent: bool) -> None:
+    """Put a recorder in the place of ``--video`` and ``--video-every``."""
+    from openenv_async.rollouts import VideoRecorder
+
+    folder, every = options["video"], options.pop("video_every")
+    if folder is None:
+        if every is not None:
+            raise click.BadParameter("is for --video", param_hint="--video-every")
+        return
+    if is_agent:
+        raise click.BadParameter("an agent takes its steps by itself", param_hint="--video")
+    try:
+        options["video"] = VideoRecorder(folder, every=every or 1)
+    except ModuleNotFoundError as exc:
+        raise click.ClickException(str(exc)) from exc
 
 
 _PROVIDERS = {
@@ -352,6 +383,8 @@ async def _rollout(
         table = summary.table(target)
         if out is not None:
             table.add_row("file", str(out))
+        if options["video"] is not None:
+            table.add_row("videos", str(options["video"].folder))
         if folder is not None:
             status = folder.status()
             table.add_row("run", str(folder.path))

@@ -54,6 +54,7 @@ __all__ = [
     "MEDIA",
     "Endpoint",
     "Opened",
+    "Rendered",
     "ResultReply",
     "Sockets",
     "State",
@@ -183,6 +184,14 @@ class State(msgspec.Struct):
     state: msgspec.Raw
     episode_id: str | None = None
     seed: int | None = None
+    step_count: int = 0
+
+
+class Rendered(msgspec.Struct):
+    """The reply to ``/render``."""
+
+    frame: msgspec.Raw
+    episode_id: str | None = None
     step_count: int = 0
 
 

@@ -106,6 +106,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     _has_address: ClassVar[bool] = True
     """True where ``base_url`` is an address from the beginning."""
+    renders: bool = False
+    """True for sessions, from now on, that draw: they are opened with the options that this takes."""
 
     def __init__(
         self,
@@ -388,6 +390,35 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             state.setdefault("step_count", reply.step_count)
         return state  # type: ignore[no-any-return]  # decoded as StateT
 
+    async def render(self, *, timeout: float | None = None) -> Any:
+        """Return a picture of what is: an array uint8 [height, width, channels], or a text.
+
+        A Gymnasium environment draws if its session has a render mode: ``options={"render_mode":
+        "rgb_array"}``, or ``renders = True`` before it is opened, which takes what fits.
+
+        Args:
+            timeout: seconds, instead of ``timeouts.state``; ``math.inf`` for no deadline.
+
+        Raises:
+            OperationUnsupported: the environment or its server renders nothing.
+            InvalidObservation: what it rendered is neither a picture nor a text.
+            OpenEnvError: as ``state``.
+        """
+        seconds = self.timeouts.state if timeout is None else checked_timeout(timeout, "render")
+        channel = await self._ready()
+        told = channel.connection.server
+        if "render" not in (told.get("capabilities") or ()):
+            name = told.get("environment") or "the environment"
+            raise OperationUnsupported(
+                f"{name} at {channel.connection.where} has no render(), or its server is too old"
+            )
+        number = self._next(channel, "render")
+        request = State(channel.number, number, channel.acked, seconds or 0.0, True)
+        reply = await self._call(channel, request, seconds)
+        assert isinstance(reply, StateIs)
+        assert self._wire is not None
+        return self._wire.decode_any(reply.payload)
+
     async def share(self) -> SharedSession[ObsT]:
         """Lend the session to agents: give them an address at which they play it over MCP.
 
@@ -665,6 +696,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     def _opening_of(self, channel: Channel, resume: bool = False) -> Open:
         """The request that opens the session of ``channel``, in the caller's trace."""
         wire, options = self._use(channel.connection), self.settings.options
+        rendering = channel.connection.server.get("render") if self.renders else None
+        if rendering and rendering["options"]:
+            options = {**rendering["options"], **(options or {})}
         request = Open(
             channel.number,
             channel.id,

@@ -49,6 +49,7 @@ from openenv_async.client.endpoint import (
     MEDIA,
     Endpoint,
     Opened,
+    Rendered,
     ResultReply,
     State,
     read_reply,
@@ -310,6 +311,10 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         """Return the environment's state; where an event loop runs here, an awaitable of it."""
         return cast("EitherState[StateT]", _either(self._session.state(timeout=timeout)))
 
+    def render(self, *, timeout: float | None = None) -> Any:
+        """Return a picture, as ``EnvClient.render``; where an event loop runs, an awaitable."""
+        return _either(self._session.render(timeout=timeout))
+
     def tasks(self) -> EitherTasks:
         """Return the environment's own tasks; see ``EnvClient.tasks``.
 
@@ -449,6 +454,12 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
             state.setdefault("episode_id", reply.episode_id)
             state.setdefault("step_count", reply.step_count)
         return cast(StateT, state)
+
+    async def render(self, *, timeout: float | None = None) -> Any:
+        seconds = self._timeouts.state if timeout is None else checked_timeout(timeout, "render")
+        with self._exclusive("render"):
+            reply = await self._numbered("render", None, Rendered, seconds)
+        return self._models().decode_any(memoryview(reply.frame))
 
     def stream_step(
         self, action: ActT, *, timeout: float | None = None

@@ -187,6 +187,10 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         """Return the environment's state; see ``EnvClient.state``."""
         return background_loop().run(self._client.state(timeout=timeout))
 
+    def render(self, *, timeout: float | None = None) -> Any:
+        """Return a picture of what is; see ``EnvClient.render``."""
+        return background_loop().run(self._client.render(timeout=timeout))
+
     def list_tools(self) -> list[Tool]:
         """Return the tools that agents may call; see ``EnvClient.list_tools``."""
         return background_loop().run(self._client.list_tools())

@@ -620,6 +620,7 @@ class ServerConnection:
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         capabilities += ["tasks"] if spec.tasks is not None else []
         capabilities += ["tools"]
+        capabilities += ["render"] if spec.contract.renders else []
         capabilities += [COLUMNS, COLUMNS_AGAIN] if has_columns(self.codec.format) else []
         vector = spec.vector
         return encode_map(
@@ -634,6 +635,7 @@ class ServerConnection:
                 "isolation": spec.contract.isolation,
                 "uses_seed": spec.contract.takes_seed,
                 "reset_options": sorted(spec.contract.reset_options),
+                "render": spec.render_settings,
                 "vector": None if vector is None else vector.told(),
                 "capabilities": capabilities,
                 "max_sessions": engine.max_sessions,

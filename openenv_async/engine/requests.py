@@ -120,8 +120,8 @@ def _with_legal_actions(spec: EnvironmentSpec, format: Format) -> Callable[[Any]
 
 
 def operation(request: RunnerRequest) -> str:
-    """The word for a request: open, reset, step, state, close."""
-    return OPERATIONS[type(request)]
+    """The word for a request: open, reset, step, state, render, close."""
+    return "render" if type(request) is State and request.render else OPERATIONS[type(request)]
 
 
 def failed(request: RunnerRequest, error: OpenEnvError, format: str) -> Failed:
@@ -151,7 +151,7 @@ def transcode(spec: EnvironmentSpec, frame: Any, source: Format, target: Format)
     kind = _KINDS.get(type(frame))
     if kind is None:
         return frame
-    if isinstance(frame, Partial) and not frame.whole:
+    if (isinstance(frame, Partial) and not frame.whole) or getattr(frame, "rendered", False):
         kind = "any"
     changes: dict[str, Any] = {}
     if frame.payload is not None:

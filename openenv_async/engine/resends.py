@@ -42,6 +42,9 @@ _BARE: Final[dict[type, Request]] = {
 """Requests that nothing but their kind tells apart, one for all sessions that made such a one."""
 
 
+_RENDER: Final = State(0, 0, render=True)
+
+
 def remembered(request: Request) -> Request | Digest:
     """Return what of a request is kept beside its reply."""
     if isinstance(request, Step | Reset):
@@ -52,6 +55,8 @@ def remembered(request: Request) -> Request | Digest:
             return request
         if request.seed is not None or request.episode_id is not None:
             return request
+    if isinstance(request, State) and request.render:
+        return _RENDER
     return _BARE[type(request)]
 
 
@@ -75,6 +80,8 @@ def is_same_request(
     request = first.request if isinstance(first, Digest) else first
     if type(request) is not type(again):
         return False
+    if isinstance(request, State) and isinstance(again, State):
+        return request.render == again.render
     if not isinstance(request, Step | Reset) or not isinstance(again, Step | Reset):
         return True
     if isinstance(request, Reset) and isinstance(again, Reset):

@@ -56,6 +56,7 @@ from openenv_async.errors import (
     sendable,
     traceback_text,
 )
+from openenv_async.models.observed import NotAPicture, picture_of
 from openenv_async.models.results import (
     BadResult,
     Extracted,
@@ -448,7 +449,15 @@ class EnvironmentRunner:
                 return lambda: self._step(action)
             case State():
                 self._move(Move.STATE)
-                return self._state
+                if not request.render:
+                    return self._state
+                if not self.spec.contract.renders:
+                    raise OperationUnsupported(
+                        f"{self.spec.name} has no render(): add one that returns a uint8 array"
+                        " [height, width, 3] or a text"
+                    )
+                render: Callable[[], Any] = self._method("render")
+                return render
             case Close():
                 if self.phase is Phase.CLOSED:
                     return None
@@ -611,14 +620,17 @@ class EnvironmentRunner:
         )
 
     def _told(self, request: State, state: Any, codecs: Codecs) -> RunnerReply:
+        rendered = request.render
         try:
-            self.spec.check_state(state)
-            payload = codecs.encode_state(state)
+            if rendered:
+                payload = codecs.encode_any(picture_of(state))
+            else:
+                self.spec.check_state(state)
+                payload = codecs.encode_state(state)
         except BaseException as exc:
             return self.unfit(request, exc, codecs)
-        return StateIs(
-            request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
-        )
+        facts = (self.episode_id, self.seed, self.steps)
+        return StateIs(request.channel, request.seq, payload, *facts, rendered)
 
     # -- failures ---------------------------------------------------------------------------
 
@@ -701,7 +713,7 @@ class EnvironmentRunner:
         kind = type(exc)
         if kind is LegalActionsFailed and exc.__cause__ is not None:
             return self.raised(request, exc.__cause__, codecs, sent="legal_actions")
-        if kind is BadResult:
+        if kind is BadResult or kind is NotAPicture:
             text = f"{what} {exc}"
         elif kind is Unawaited:
             text = f"{what} an awaitable that nobody awaits: make it `async def`"

@@ -30,11 +30,13 @@ from gymnasium.envs.registration import load_env_creator
 from openenv_async.environment import RENDER_KEY, Environment
 from openenv_async.errors import (
     EnvironmentStartFailed,
+    EpisodeNotStarted,
     InvalidAction,
     InvalidModel,
     InvalidObservation,
     InvalidOption,
     OpenEnvError,
+    OperationUnsupported,
 )
 from openenv_async.hosts import spaces
 from openenv_async.schemas.legal import ACTION_MASK, ADVISED, LEGAL_ACTIONS, LEGAL_KEY
@@ -190,6 +192,25 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         limit = env.spec.max_episode_steps if env.spec is not None else None
         drawn = self._begun and env.render_mode not in (None, "human")
         return HostState(self._label, self._elapsed, limit, env.render() if drawn else None)
+
+    def render(self) -> Any:
+        """Return the frame of the session's render mode; of a list of them the last.
+
+        Raises:
+            OperationUnsupported: the session has no render mode, or one that shows a window.
+            EpisodeNotStarted: Gymnasium draws nothing before the first reset.
+        """
+        mode = self._env.render_mode
+        if mode in (None, "human"):
+            raise OperationUnsupported(
+                f"{self._label} was made with render_mode={mode!r}: open the session with"
+                " options={'render_mode': 'rgb_array'}, or serve it with --param"
+                " render_mode=rgb_array"
+            )
+        if not self._begun:
+            raise EpisodeNotStarted("render() before reset(): call reset() first", phase="render")
+        frame: Any = self._env.render()
+        return frame[-1] if isinstance(frame, list) and frame else frame
 
     def close(self) -> None:
         """Close the environment."""

@@ -10,7 +10,15 @@ from typing import Any, Final, NamedTuple
 
 from openenv_async.models.encoding import to_builtins
 
-__all__ = ["Picture", "content_of", "is_image", "png", "without_pictures"]
+__all__ = [
+    "NotAPicture",
+    "Picture",
+    "content_of",
+    "is_image",
+    "picture_of",
+    "png",
+    "without_pictures",
+]
 
 _PICTURES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _RESULT: Final = ("reward", "done", "terminated", "truncated")
@@ -77,6 +85,30 @@ def png(picture: Any) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+class NotAPicture(Exception):
+    """Raised when an environment renders what is neither a picture nor a text."""
+
+
+def picture_of(rendered: Any) -> Any:
+    """Return what an environment rendered: a text, or an array that ``png`` takes.
+
+    Raises:
+        NotAPicture: it is neither; the message says what it is.
+    """
+    if isinstance(rendered, str):
+        return rendered
+    if not hasattr(rendered, "dtype") and hasattr(rendered, "__array_interface__"):  # of Pillow
+        import numpy as np
+
+        rendered = np.asarray(rendered)
+    if is_image(rendered):
+        return rendered
+    kind = type(rendered).__name__
+    if hasattr(rendered, "dtype") and hasattr(rendered, "shape"):
+        kind = f"{rendered.dtype} array {list(rendered.shape)}"
+    raise NotAPicture(f"a {kind}: it must be a uint8 array [height, width, 3] or a text")
 
 
 def is_image(value: Any) -> bool:

@@ -141,12 +141,16 @@ class Step(Frame, tag=3):
 
 
 class State(Frame, tag=4):
-    """Ask for the environment's state."""
+    """Ask for the environment's state; with ``render``, for its picture.
+
+    Needs the capability ``render``.
+    """
 
     channel: Int
     seq: Int
     ack: Int = 0
     timeout: Seconds | None = None
+    render: bool = False
 
 
 class Close(Frame, tag=5):
@@ -312,7 +316,10 @@ class Partial(Frame, tag=37):
 
 
 class StateIs(Frame, tag=38):
-    """Reply to State. Payload: what the environment returned; the engine's facts beside it."""
+    """Reply to State. Payload: what the environment returned; the engine's facts beside it.
+
+    ``rendered``: the payload is a picture, a uint8 array [height, width, channels], or a text.
+    """
 
     channel: Int
     seq: Int
@@ -320,6 +327,7 @@ class StateIs(Frame, tag=38):
     episode_id: str | None = None
     seed: int | None = None
     step_count: Int = 0
+    rendered: bool = False
 
 
 class Closed(Frame, tag=39):

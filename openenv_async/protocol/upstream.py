@@ -302,8 +302,13 @@ def result_message(frame: Begun | Observation) -> str:
 
 
 def state_body(frame: StateIs, format: Format) -> dict[str, Any]:
-    """The body of a state: flat in plain JSON; else whole, beside the engine's facts."""
+    """The body of a state: flat in plain JSON; else whole, beside the engine's facts.
+
+    That of a picture has it as ``frame``.
+    """
     facts: dict[str, Any] = {"episode_id": frame.episode_id, "step_count": frame.step_count}
+    if frame.rendered:
+        return {"frame": msgspec.Raw(frame.payload), **facts}
     if format != "plain":
         return {"state": msgspec.Raw(frame.payload), **facts, "seed": frame.seed}
     try:

@@ -33,6 +33,7 @@ from openenv_async.rollouts.streaming import (
 from openenv_async.rollouts.summary import Failure, Reservoir, RunWarning, Summary
 from openenv_async.rollouts.tasks import Mixture, Retire, TaskSet
 from openenv_async.rollouts.versions import VersionedPolicy
+from openenv_async.rollouts.video import VideoRecorder
 from openenv_async.rollouts.writing import AsyncWriter
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Transition",
     "Turn",
     "VersionedPolicy",
+    "VideoRecorder",
     "advantages",
     "baseline",
     "check_policy",

@@ -65,6 +65,7 @@ from openenv_async.rollouts.sessions import (
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.tasks import Tasks, TaskSource, as_source
 from openenv_async.rollouts.versions import Admission
+from openenv_async.rollouts.video import Video, VideoRecorder, drawing
 from openenv_async.rollouts.watching import RunWatch
 from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue, Trajectory
@@ -122,6 +123,7 @@ class EpisodeKeywords(TypedDict, total=False):
     policy_timeout: float | None
     run: Run | None
     progress: bool
+    video: Video | None
 
 
 class BatchKeywords(EpisodeKeywords, total=False):
@@ -198,6 +200,7 @@ def collect(
     stop: Stop | None = None,
     agent: EpisodeAgent | None = None,
     progress: bool = False,
+    video: Video | None = None,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
 
@@ -246,6 +249,8 @@ def collect(
         agent: plays whole episodes by itself, in place of a policy; see
             ``openenv_async.gateway.agents``.
         progress: show how it goes: a bar in a notebook, a line on standard error elsewhere.
+        video: a folder in which each episode is a video, or a ``VideoRecorder``, which may choose.
+            Sessions are opened so that they draw. A failure to draw costs no episode.
 
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
@@ -286,6 +291,7 @@ def collect(
         stop=stop,
         agent=agent,
         progress=progress,
+        video=video,
     )
     return outcomes_of(sessions, options)
 
@@ -423,6 +429,7 @@ class CollectOptions:
     agent: EpisodeAgent | None = None
     on_decision: Callable[[int, int], OpenEnvError | None] | None = None
     progress: bool = False
+    video: Video | None = None
 
     def __post_init__(self) -> None:
         if self.agent is None:
@@ -430,6 +437,10 @@ class CollectOptions:
         else:
             refused = ("policy", "on_mistake", "policy_timeout")
             check_agent(self.agent, {name: getattr(self, name) for name in refused})
+            if self.video is not None:
+                raise TypeError("video= is for a policy: an agent takes its steps by itself")
+        if self.video is not None and not isinstance(self.video, VideoRecorder):
+            object.__setattr__(self, "video", VideoRecorder(self.video))
         for name in ("episodes", "group_size", "concurrency", "min_episodes", "max_ahead"):
             value = getattr(self, name)
             if value is not None:
@@ -530,8 +541,15 @@ class CollectOptions:
             on_mistake=self.on_mistake,
             max_mistakes=self.max_mistakes,
             policy_timeout=self.policy_timeout,
+            video=None if self.video is None else self.recorder.episode(planned.index),
             **options,
         )
+
+    @property
+    def recorder(self) -> VideoRecorder:
+        """The recorder of ``video``."""
+        assert isinstance(self.video, VideoRecorder)
+        return self.video
 
 
 def _number_of(episodes: int | None, tasks: Any) -> int | None:
@@ -589,6 +607,9 @@ async def outcomes_of(
             run = await stack.enter_async_context(_run_of(options))
         await stack.enter_async_context(sessions)
         factories = sessions.factories
+        if options.video is not None:
+            options.recorder.start(options.summary)
+            factories = [functools.partial(_wrapped, drawing, make) for make in factories]
         if wrap is not None:
             factories = [functools.partial(_wrapped, wrap, make) for make in factories]
         if options.progress:

@@ -67,6 +67,7 @@ from openenv_async.rollouts.record import Trajectory, Transition, recordable, sn
 from openenv_async.rollouts.sessions import TypedSource, client_for
 from openenv_async.rollouts.summary import Reservoir
 from openenv_async.rollouts.tasks import as_task
+from openenv_async.rollouts.video import EpisodeVideo
 from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.types import (
     ActT,
@@ -300,6 +301,7 @@ class Rollout:
         group: int | None = None,
         member: int | None = None,
         attempts: int = 1,
+        video: EpisodeVideo | None = None,
     ) -> None:
         if max_steps is not None:
             max_steps = check_count("max_steps", max_steps)
@@ -332,6 +334,7 @@ class Rollout:
         self._sent: Any = _NOTHING
         self._task: asyncio.Task[Any] | None = None
         self.trajectory = Trajectory(index) if record else None
+        self._video = video
         self._policy = policy
         self._max_steps = max_steps
         self._timeout = timeout
@@ -363,6 +366,15 @@ class Rollout:
 
     async def play(self, env: Any) -> Outcome:
         """Play it to its end."""
+        if self._video is None:
+            return await self._played(env)
+        async with self._video as video:
+            outcome = await self._played(env)
+        if video.name is not None and outcome.trajectory is not None:
+            outcome.trajectory.extra["video"] = video.name
+        return outcome
+
+    async def _played(self, env: Any) -> Outcome:
         self._begun = time.perf_counter()
         self._started_at = time.time()
         self._task = asyncio.current_task()
@@ -436,13 +448,15 @@ class Rollout:
             self._record_reset(self.trajectory, result, getattr(connection, "environment", None))
         if result.reward is not None and result.reward != result.reward:
             return OutcomeStatus.ENV_ERROR, no_number("reset", result.reward, 0)
+        if self._video is not None:
+            await self._video.begin(env)
         return await self._steps(step, decide, result)
 
     async def _steps(
         self, step: Any, decide: Callable[[Any, Turn], Any], result: StepResult[Any]
     ) -> RolloutEnd:
         """Take steps until the episode ends; ``result`` is that of the reset."""
-        trajectory, most = self.trajectory, self._max_steps
+        trajectory, most, video = self.trajectory, self._max_steps, self._video
         latencies = None if self._latencies is None else self._latencies.add
         clock = time.perf_counter
         task = self.task
@@ -517,6 +531,9 @@ class Rollout:
                     turn.mistake = None
                     if problem is not None:
                         return OutcomeStatus.ENV_ERROR, problem
+                    if video is not None:
+                        await video.take()
+                        ended = clock()
                     asked = ended  # a look at the clock less, for the microsecond in between
                     continue
             in_a_row += 1

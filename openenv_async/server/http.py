@@ -35,6 +35,7 @@ from openenv_async.errors import (
     SessionClosed,
 )
 from openenv_async.models import Format
+from openenv_async.models.observed import png
 from openenv_async.protocol import frames
 from openenv_async.protocol.upstream import (
     Fields,
@@ -115,6 +116,7 @@ def http_routes(
         ("POST", "/step", calls.step),
         ("POST", "/close", calls.close),
         ("GET", "/state", calls.state),
+        ("GET", "/render", calls.render),
         ("POST", "/share", sharing.lend),
         ("GET", "/share", sharing.results),
         ("DELETE", "/share", sharing.take_back),
@@ -339,18 +341,33 @@ class _SessionRoutes:
         return result_body(reply, format)
 
     async def state(self, request: Request, format: Format) -> Any:
+        return state_body(await self._state(request, format, render=False), format)
+
+    async def render(self, request: Request, format: Format) -> Any:
+        """The picture of a session as a body; as a PNG where that is accepted, a text as text."""
+        if "image/png" not in request.headers.get("accept", ""):
+            return state_body(await self._state(request, format, render=True), format)
+        reply = await self._state(request, "msgpack", render=True)
+        picture = self._engine.spec.codec("any", "msgpack").decode(reply.payload)
+        no_store = {"cache-control": "no-store"}
+        if isinstance(picture, str):
+            return Response(picture, media_type="text/plain", headers=no_store)
+        body = await asyncio.to_thread(png, picture)
+        return Response(body, media_type="image/png", headers=no_store)
+
+    async def _state(self, request: Request, format: Format, *, render: bool) -> frames.StateIs:
         timeout = request_timeout(request)
 
         def frame(seq: int, ack: int, _: Format) -> frames.Request:
-            return frames.State(0, seq, ack, timeout)
+            return frames.State(0, seq, ack, timeout, render)
 
-        if self._is_once(request):
+        if self._is_once(request) and not render:
             reply = await self._once(request, frame, format, format)
         else:
-            session = self._sessions.named(request, "state")
+            session = self._sessions.named(request, "render" if render else "state")
             reply = await self._sessions.call(session, request, frame, format, format)
         assert isinstance(reply, frames.StateIs)
-        return state_body(reply, format)
+        return reply
 
     async def close(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)

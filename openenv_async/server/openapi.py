@@ -16,7 +16,7 @@ _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
 _ANYTHING: Final = {"type": "object"}
 _TOLD: Final = ("parameters", "requestBody", "responses")
 """Parts of an operation that its page shows."""
-_OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
+_OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state", "/render")
 
 
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
@@ -137,6 +137,7 @@ def _gets() -> dict[str, Any]:
     """The routes that take none."""
     table: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("/state", "The environment's state", _ref("state")),
+        ("/render", "The environment's picture; as PNG where that is accepted", _ANYTHING),
         ("/schema", "JSON Schemas of the models", _ANYTHING),
         ("/metadata", "The environment's name and version", _ANYTHING),
         ("/health", "The server's health", _ANYTHING),

@@ -163,6 +163,12 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
     ),
     "credit": ("client", "Four more partials of request 2 may come.", [Credit(2, 2, 4)]),
     "cancel": ("client", "Stop request 2.", [Cancel(2, 2)]),
+    "render": ("client", "Ask for the picture.", [State(1, 4, 3, None, True)]),
+    "rendered": (
+        "server",
+        "The picture, here a text.",
+        [StateIs(1, 4, "X..\n.O.", "episode-7", 42, 1, True)],  # type: ignore[arg-type]
+    ),
     "state": ("client", "Ask for the state.", [State(1, 3, 2)]),
     "state_is": (
         "server",

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.environment import AGENT_ACCESS, RENDER_KEY
+from openenv_async.environment import AGENT_ACCESS
 from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS
 from openenv_async.schemas.refs import resolved
 from openenv_async.schemas.tools import object_fields, with_definitions
@@ -39,9 +39,6 @@ OF_RESULT: Final = ("done", "terminated", "truncated")
 _HANDLE: Final = "session"
 """The argument, and the field of a reset's result, that names a session; see ``Offer.handle``."""
 
-_RENDER_MODE: Final = "render_mode"
-_MODES: Final = ("rgb_array", "ansi")
-"""Render modes whose frames an agent can be told, the better one first."""
 _REWARDS: Final = frozenset({"reward", "rewards"})
 _OBSERVATION: Final = "observation"
 _DEFS: Final = "$defs"
@@ -98,7 +95,7 @@ class Offer:
         self.reset = self._free("reset")
         self.state = self._free("state")
         self.render = self._free("render")
-        self.render_mode = self._mode() if "render" in access else None
+        self.render_mode = spec.render_mode if "render" in access else None
         self.close = self._free("close")
         self.observe = self._free("observe")
         self.handle = _HANDLE if _HANDLE not in self._arguments() else f"openenv_{_HANDLE}"
@@ -108,24 +105,10 @@ class Offer:
     def _free(self, name: str) -> str:
         return name if name not in self.tools else f"openenv_{name}"
 
-    def _mode(self) -> str | None:
-        """Return the mode in which a session renders for agents, if there is one."""
-        about = self.spec.schema.get("state", {}).get(RENDER_KEY, {})
-        modes = [mode for mode in _MODES if mode in about.get("modes", ())]
-        if not modes or self.spec.is_vector:
-            return None
-        given = self.spec.params.get(_RENDER_MODE)
-        if given is not None:
-            return given if given in modes else None
-        opened: frozenset[str] = getattr(self.spec.cls, "session_options", frozenset())
-        return modes[0] if _RENDER_MODE in opened else None
-
     @property
     def session_options(self) -> dict[str, Any]:
         """The options of sessions that agents open."""
-        if self.render_mode is None or _RENDER_MODE in self.spec.params:
-            return {}
-        return {_RENDER_MODE: self.render_mode}
+        return {} if self.render_mode is None else self.spec.render_options
 
     def _arguments(self) -> set[str]:
         """The names of everything that a tool or a reset takes."""
