@@ -107,7 +107,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     _has_address: ClassVar[bool] = True
     """True where ``base_url`` is an address from the beginning."""
     renders: bool = False
-    """True for sessions, from now on, that draw: they are opened with the options that this takes."""
+    """True for sessions that draw: from now on they are opened with the options that this takes."""
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ def test_routes_of_a_session_take_its_name(document: dict[str, Any]) -> None:
             continue
         (operation,) = item.values()
         names = [parameter["name"] for parameter in operation.get("parameters", ())]
-        of_a_session = path in ("/open", "/reset", "/step", "/state", "/close")
+        of_a_session = path in ("/open", "/reset", "/step", "/state", "/render", "/close")
         wanted = ["X-OpenEnv-Session", "X-OpenEnv-Seq", "X-OpenEnv-Timeout"]
         if path == "/tasks/{split}":
             assert names == ["split", "start", "stop"]
