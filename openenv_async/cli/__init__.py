@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import os
 import sys
 import traceback
 from types import TracebackType
@@ -183,3 +184,10 @@ def main() -> None:
     Exit codes: 0 done; 1 an error, told in one line, or something that was checked failed; 2 a
     wrong value or option, the line names it; 130 interrupted.
     """
+    if os.environ.get("OPENENV_TRACES"):
+        from openenv_async.telemetry.spans import enable_from_environ
+
+        try:
+            enable_from_environ()
+        except (ValueError, ModuleNotFoundError) as exc:
+            raise click.ClickException(str(exc)) from exc

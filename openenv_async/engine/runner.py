@@ -16,6 +16,7 @@ would be looked for on the loop is looked for in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import secrets
@@ -79,6 +80,7 @@ from openenv_async.protocol.frames import (
 )
 from openenv_async.protocol.lifecycle import LENIENT, START, TRANSITIONS, Move, Phase, advance
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.telemetry.spans import Span, begin, is_on
 from openenv_async.telemetry.tracing import TraceContext, current
 from openenv_async.types import Limits, StepResult
 
@@ -748,9 +750,13 @@ def _row_field(cls: Any) -> str | None:
 
 
 class TracedRunner(EnvironmentRunner):
-    """Used only for sessions whose client sent a trace context, so that others pay nothing."""
+    """The runner of sessions whose client sent a trace context, and of all while spans are made.
 
-    __slots__ = ("trace",)
+    Other sessions pay nothing. While spans are made, the session is one, and each call a child of
+    it, or of the context that came with the call; the environment's code runs inside that.
+    """
+
+    __slots__ = ("_session", "trace")
 
     def __init__(
         self,
@@ -760,40 +766,94 @@ class TracedRunner(EnvironmentRunner):
     ) -> None:
         super().__init__(spec, telling)
         self.trace = trace
+        self._session: Span | None = None
 
     def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply | Unfinished:
         """Answer one request of a sync environment, inside the trace."""
-        before = current.set(self.trace)
-        try:
-            return super().handle(request, codecs)
-        finally:
-            current.reset(before)
+        with self._inside(request) as inside:
+            return inside.told(super().handle(request, codecs))
 
     async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
         """Answer one step of an async environment, inside the trace."""
-        before = current.set(self.trace)
-        try:
-            return await super().step_async(request, codecs)
-        finally:
-            current.reset(before)
+        with self._inside(request) as inside:
+            return inside.told(await super().step_async(request, codecs))
 
     async def handle_async(
         self, request: RunnerRequest, codecs: Codecs, emit: Emit
     ) -> RunnerReply | Unfinished:
         """Answer one request of an async environment, inside the trace."""
-        before = current.set(self.trace)
-        try:
-            return await super().handle_async(request, codecs, emit)
-        finally:
-            current.reset(before)
+        with self._inside(request) as inside:
+            return inside.told(await super().handle_async(request, codecs, emit))
 
     async def finish(self, unfinished: Unfinished, codecs: Codecs) -> RunnerReply | Unfinished:
         """Finish as ``EnvironmentRunner.finish`` does, inside the trace."""
-        before = current.set(self.trace)
-        try:
-            return await super().finish(unfinished, codecs)
-        finally:
-            current.reset(before)
+        with self._inside(unfinished.request) as inside:
+            return inside.told(await super().finish(unfinished, codecs))
+
+    def ended(self, reason: OpenEnvError | None) -> None:
+        """End the span of the session."""
+        span, self._session = self._session, None
+        if span is not None:
+            span.end(None if reason is None else (reason.code, reason.message))
+
+    def _inside(self, request: RunnerRequest) -> _Inside:
+        if type(request) is Open and self._session is None and is_on():
+            facts = {"openenv.environment": self.spec.name}
+            self._session = begin("session", self.trace, facts, serves=True)
+        parent = self.trace
+        if self._session is not None and (type(request) is Open or parent.traceparent is None):
+            parent = self._session.context
+            if self.trace.traceparent is not None:
+                self.trace = parent  # calls over WebSocket bring none of their own
+        return _Inside(self, request, parent)
+
+
+class _Inside:
+    """A block inside a trace, and inside a span of the call while spans are made."""
+
+    __slots__ = ("_before", "_parent", "_request", "_runner", "_span", "_stack")
+
+    def __init__(self, runner: TracedRunner, request: RunnerRequest, parent: TraceContext) -> None:
+        self._runner = runner
+        self._request = request
+        self._parent = parent
+        self._span: Span | None = None
+        self._stack: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> _Inside:
+        context = self._parent
+        if is_on():
+            self._span = begin(operation(self._request), context)
+        if self._span is not None:
+            context = self._span.context
+            self._stack = contextlib.ExitStack()
+            self._stack.enter_context(self._span.inside())
+        self._before = current.set(context)
+        return self
+
+    def told(self, reply: RunnerReply | Unfinished) -> RunnerReply | Unfinished:
+        """Note what came of it in its span; return the reply."""
+        span, runner = self._span, self._runner
+        if span is not None:
+            facts: dict[str, Any] = {"openenv.episode.id": runner.episode_id}
+            if isinstance(reply, Begun | Observation):
+                facts |= {
+                    "openenv.step": runner.steps,
+                    "openenv.reward": reply.reward,
+                    "openenv.terminated": reply.terminated or None,
+                    "openenv.truncated": reply.truncated or None,
+                }
+            span.note(facts)
+            if isinstance(reply, Failed):
+                span.end((reply.code, reply.message))
+        return reply
+
+    def __exit__(self, *exc: object) -> None:
+        current.reset(self._before)
+        if self._stack is not None:
+            self._stack.close()
+        if self._span is not None:
+            self._span.end()
 
 
 def _attributes(env: Any) -> Any:

@@ -74,7 +74,8 @@ from openenv_async.protocol.frames import (
 )
 from openenv_async.protocol.replies import Order, ReplyLog
 from openenv_async.telemetry.logs import log_failure
-from openenv_async.telemetry.tracing import trace_from
+from openenv_async.telemetry.spans import is_on
+from openenv_async.telemetry.tracing import NO_TRACE, trace_from
 
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
@@ -198,10 +199,10 @@ class Session:
         trace = getattr(sink, "trace", None)  # most sinks have none
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
-        if trace is None:
+        if trace is None and not is_on():
             self.runner = EnvironmentRunner(engine.spec, engine.telling)
         else:
-            self.runner = TracedRunner(engine.spec, engine.telling, trace)
+            self.runner = TracedRunner(engine.spec, engine.telling, trace or NO_TRACE)
         self.current: RunnerRequest | None = None
         self.deferred: RunnerRequest | None = None
         self.interrupted: str | None = None
@@ -851,6 +852,8 @@ class Session:
             visitor.ended(0, self.located(error))
         deferred, self.deferred = self.deferred, None
         self.dead = reason = self.located(self.engine.closed(self, error))
+        if isinstance(self.runner, TracedRunner):
+            self.runner.ended(None if isinstance(reason, SessionClosed) else reason)
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq:
             self.refuse(deferred, reason)
         return reason

@@ -25,6 +25,8 @@ from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect, Piece
 from openenv_async.gateway.retries import Sample
 from openenv_async.gateway.sessions import Generation, ModelSession, Reader
 from openenv_async.server.uvicorn_protocols import HTTPConnection, connection_of
+from openenv_async.telemetry.spans import is_on
+from openenv_async.telemetry.tracing import current, trace_of
 
 __all__ = ["Backend", "GatewayApp", "error_body"]
 
@@ -132,6 +134,8 @@ class GatewayApp:
 
     async def _call(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
+        if is_on() and (trace := trace_of(scope["headers"])) is not None:
+            current.set(trace)  # of the task of this request, and of the sample that it begins
         try:
             if scope["method"] != "POST":
                 raise CallRefused(f"{scope['path']} takes POST, not {scope['method']}", status=405)

@@ -48,6 +48,8 @@ from openenv_async.gateway.sessions import (
 )
 from openenv_async.gateway.verbs import Verbs
 from openenv_async.server.run import Server, address, listen, running, uvicorn_config
+from openenv_async.telemetry.spans import record_model_call
+from openenv_async.telemetry.tracing import current
 
 __all__ = ["Gateway"]
 
@@ -641,12 +643,14 @@ class Gateway:
         else:
             session.settle(generation, packed)
             self.running -= 1
+            record_model_call(record, current.get())
             generation.finish(answer)
             return
         if generation.is_done:
             return
         record.seconds = time.perf_counter() - begun
         packed = self._fail(generation, error)
+        record_model_call(record, current.get())
         if self._journal is not None and session.is_open:
             with contextlib.suppress(JournalFailed):  # it has no answer that could be lost
                 await self._journal.answered(record, packed)

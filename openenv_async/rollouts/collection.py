@@ -68,6 +68,7 @@ from openenv_async.rollouts.versions import Admission
 from openenv_async.rollouts.video import Video, VideoRecorder, drawing
 from openenv_async.rollouts.watching import RunWatch
 from openenv_async.targets.sessions import TargetSessions
+from openenv_async.telemetry.spans import Span, begin
 from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue, Trajectory
 
 __all__ = [
@@ -651,6 +652,25 @@ async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
         await leave_folder(folder, opened=opened)
 
 
+async def _traced(span: Span, rollout: Rollout, client: Any) -> Outcome:
+    """Play an episode inside its span."""
+    try:
+        with span.inside():
+            outcome = await rollout.play(client)
+        episode = outcome.episode
+        span.note(
+            {
+                "openenv.episode.id": None if episode is None else episode.episode_id,
+                "openenv.episode.status": str(outcome.status),
+                "openenv.episode.return": outcome.episode_return,
+                "openenv.episode.steps": outcome.steps,
+            }
+        )
+        return outcome
+    finally:
+        span.end()
+
+
 def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
     return wrap(make())
 
@@ -667,6 +687,7 @@ class _Collection:
         self._options = options
         self._run = run
         self._summary = options.summary
+        self._span = begin("rollouts")
         self._admission = options.admission
         self._schedule = options.schedule(run)
         if run is not None:
@@ -783,6 +804,8 @@ class _Collection:
     async def aclose(self) -> None:
         """Cancel the workers and wait until their sessions are closed; idempotent."""
         self._watch.stop()
+        if self._span is not None:
+            self._span.end()
         if self._timer is not None:
             self._timer.cancel()
         patience = _AFTER_DEADLINE if self._stopped else _AFTER_CLOSE
@@ -811,6 +834,12 @@ class _Collection:
 
     async def _work(self, number: int) -> None:
         """Play episodes on one session until there are none left."""
+        if self._span is None:
+            return await self._work_on(number)
+        with self._span.inside():
+            return await self._work_on(number)
+
+    async def _work_on(self, number: int) -> None:
         client: Any = None
         try:
             while self._failure is None and await self._schedule.ready():
@@ -853,8 +882,12 @@ class _Collection:
                 self._admission.give_back()
             return None
         planned, rollout = begun
+        span = begin("episode", attributes={"openenv.episode.index": planned.index})
         try:
-            outcome = await rollout.play(client)
+            if span is None:
+                outcome = await rollout.play(client)
+            else:
+                outcome = await _traced(span, rollout, client)
         except Exception as exc:
             exc.add_note(f"in episode {rollout.index} of collect()")
             raise

@@ -80,8 +80,10 @@ def worker_main(channel_fd: int, lifeline_fd: int) -> None:
     recipe: WorkerRecipe = pickle.loads(pickled)
 
     from openenv_async.spec import EnvironmentSpec
+    from openenv_async.telemetry.spans import enable_from_environ
 
     spec = EnvironmentSpec(recipe.env, *recipe.types, params=recipe.params, name=recipe.name)
+    enable_from_environ()
     spec.prepare(recipe.sessions)
     watch_forks()
     if recipe.shared:
