@@ -86,7 +86,7 @@ def enable_from_environ(environ: Mapping[str, str] = os.environ) -> None:
         raise ModuleNotFoundError(
             f"{TRACES_VARIABLE}=otlp needs the exporter: pip install 'openenv-async[otel]'"
         ) from exc
-    # What is given here would win over OTEL_SERVICE_NAME.
+    # A name that is given here would win over OTEL_SERVICE_NAME.
     name = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": _NAME}
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
