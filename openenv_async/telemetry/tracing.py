@@ -1,7 +1,7 @@
 """W3C trace context: passed through from a client's request to the environment.
 
-Spans are made by ``spans``, if at all. The ``traceparent`` and ``tracestate`` of a client (with the WebSocket's
-opening request, or with each HTTP request) are given by ``current_traceparent`` inside the
+Spans are made by ``spans``, if at all. The ``traceparent`` and ``tracestate`` of a client (with the
+WebSocket's opening request, or with each HTTP request) are given by ``current_traceparent`` inside the
 environment's own code, so that spans it makes belong to the caller's trace.
 """
 
