@@ -1,8 +1,8 @@
 """W3C trace context: passed through from a client's request to the environment.
 
-Spans are made by ``spans``, if at all. The ``traceparent`` and ``tracestate`` of a client (with the
-WebSocket's opening request, or with each HTTP request) are given by ``current_traceparent`` inside the
-environment's own code, so that spans it makes belong to the caller's trace.
+Spans are made by ``spans``, if at all. The ``traceparent`` and ``tracestate`` of a client (with
+the WebSocket's opening request, or with each HTTP request) are given by ``current_traceparent``
+inside the environment's own code, so that spans it makes belong to the caller's trace.
 """
 
 from __future__ import annotations
