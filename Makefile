@@ -69,6 +69,12 @@ lint: $(VENV)/.dev-installed
 mutants: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
+# The package, the environments and all that they need, as wheels in dist/: what `pip install
+# --no-index --find-links dist openenv-async-echo` installs from, on a machine without a network.
+.PHONY: wheels
+wheels: $(BIN)/python
+	$(PIP) wheel --quiet --wheel-dir dist . $(foreach dir,$(ENV_DIRS),./$(dir))
+
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from openenv_async.building.build import BuildFailed, BuiltImage, build_image, image_name
+from openenv_async.building.base import build_base
+from openenv_async.building.build import (
+    BuildFailed,
+    BuiltImage,
+    build_image,
+    check_image,
+    image_name,
+)
 from openenv_async.building.push import PushFailed, push_image, registry_name
 from openenv_async.building.space import SpaceOptions, stage_space, upload_space
 
@@ -11,7 +18,9 @@ __all__ = [
     "BuiltImage",
     "PushFailed",
     "SpaceOptions",
+    "build_base",
     "build_image",
+    "check_image",
     "image_name",
     "push_image",
     "registry_name",

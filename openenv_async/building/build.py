@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from openenv_async.building.base import BASE_IMAGE, build_base
 from openenv_async.building.pip_settings import PIP_ARGUMENT, pip_files, wants_pip_settings
-from openenv_async.errors import TargetNotFound
+from openenv_async.client.env import GenericEnvClient
+from openenv_async.errors import OpenEnvError, TargetNotFound
 from openenv_async.providers.docker.build import (
     BUILD_TIMEOUT,
     BuildFailed,
@@ -24,6 +26,7 @@ __all__ = [
     "BuildFailed",
     "BuiltImage",
     "build_image",
+    "check_image",
     "check_reference",
     "find_dockerfile",
     "image_name",
@@ -72,7 +75,8 @@ async def build_image(
 ) -> BuiltImage:
     """Build the image of the environment in a folder.
 
-    Cancelling it cancels the build on the Engine.
+    Cancelling it cancels the build on the Engine. The base image, where it is that of this package
+    and the Engine has none, is built before.
 
     Args:
         folder: with ``openenv.yaml``; it is the build context.
@@ -101,8 +105,9 @@ async def build_image(
     extra = await asyncio.to_thread(pip_files) if pip_settings else {}
     if "pip.conf" in extra:
         arguments.setdefault(PIP_ARGUMENT, "pip.conf")
-    with await asyncio.to_thread(context_tar, folder, dockerfile, extra) as context:
-        try:
+
+    async def build() -> BuiltImage:
+        with await asyncio.to_thread(context_tar, folder, dockerfile, extra) as context:
             return await build_context(
                 context,
                 name,
@@ -114,10 +119,35 @@ async def build_image(
                 timeout=timeout,
                 url=url,
             )
-        except BuildFailed as exc:
-            if not exc.detail.get("base_missing"):
-                raise
+
+    try:
+        return await build()
+    except BuildFailed as exc:
+        if not exc.detail.get("base_missing"):
+            raise
+        if f"={BASE_IMAGE}\n" not in text or "BASE" in arguments:
             raise BuildFailed(f"{exc.message}{_NO_BASE}", log_tail=exc.log_tail) from None
+    on_line(f"{BASE_IMAGE} is not there: building it from this installation")
+    await build_base(on_line=on_line, timeout=timeout, url=url)
+    return await build()
+
+
+async def check_image(name: str, *, start_timeout: float = 60.0) -> None:
+    """Start a container of a built image and open a session in it.
+
+    Raises:
+        BuildFailed: it does not start, or serves no environment; with its last log lines.
+        ProviderError: no Engine answers.
+    """
+    try:
+        async with GenericEnvClient.from_docker_image(name, start_timeout=start_timeout):
+            pass
+    except OpenEnvError as exc:
+        tail = getattr(exc, "log_tail", None)
+        lines = "" if not tail or tail in exc.message else f"; its last lines:\n{tail}"
+        raise BuildFailed(
+            f"{name} was built, but does not serve: {exc.message}{lines}", log_tail=tail
+        ) from exc
 
 
 def upstream_arguments(dockerfile: str, name: str) -> dict[str, str]:

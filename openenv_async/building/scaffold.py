@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from openenv_async.building.base import BASE_IMAGE
 from openenv_async.errors import InvalidOption
 
 __all__ = ["TEMPLATES", "check_name", "dockerfile", "filled_files", "scaffold"]
@@ -82,7 +83,7 @@ def dockerfile(
     *,
     serve_arguments: Sequence[str] = (),
     base_argument: str = "BASE",
-    base_image: str = "openenv-async-base:latest",
+    base_image: str = BASE_IMAGE,
     base_comment: str = _BASE_COMMENT,
     system_packages: Sequence[str] = (),
     packages_comment: str = "",
@@ -166,7 +167,7 @@ def _image_words(serve_arguments: Sequence[str] = ()) -> dict[str, str]:
     """The words of the Dockerfile as an environment without wishes has them."""
     return {
         "base_argument": "BASE",
-        "base_image": "openenv-async-base:latest",
+        "base_image": BASE_IMAGE,
         "base_comment": _BASE_COMMENT,
         "system_packages": "",
         "serve_arguments": "".join(f"{json.dumps(each)}, " for each in serve_arguments),

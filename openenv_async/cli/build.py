@@ -57,6 +57,12 @@ def said(quiet: bool) -> Callable[[str], object]:
 @click.option("--tag", metavar="NAME[:TAG]", help="Of the image.  [default: openenv-async-NAME]")
 @build_arg_option
 @click.option("--no-cache", is_flag=True, help="Build every step anew.")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Start a container of it and open a session, before it is called built.",
+)
 @click.option("--push", is_flag=True, help="Push it to the registry that --tag names.")
 @click.option(
     "--pip-settings/--no-pip-settings",
@@ -71,6 +77,7 @@ def build(
     tag: str | None,
     build_args: dict[str, str],
     no_cache: bool,
+    check: bool,
     push: bool,
     pip_settings: bool | None,
     timeout: float,
@@ -80,11 +87,13 @@ def build(
     """Build the image of the environment in the folder PATH with the Docker Engine.
 
     Its openenv.yaml names the Dockerfile; the folder is the context, less what .dockerignore
-    names. Output is streamed to standard error. Ctrl-C cancels the build.
+    names. Output is streamed to standard error. Ctrl-C cancels the build. The base image is built
+    first where it is missing, of $OPENENV_BASE, an image with Python (python:3.11-slim).
 
-    Exit codes: 0 built; 1 a step failed or no Engine answers; 2 a wrong value.
+    Exit codes: 0 built; 1 a step failed, the image does not serve, or no Engine answers; 2 a wrong
+    value.
     """
-    from openenv_async.building import build_image, push_image
+    from openenv_async.building import build_image, check_image, push_image
     from openenv_async.cli.playing import run
 
     if push and "/" not in (tag or ""):
@@ -102,6 +111,8 @@ def build(
             on_line=said(quiet),
             timeout=timeout or 86_400.0,
         )
+        if check:
+            await check_image(built.name)
         result: dict[str, object] = {"image": built.name, "id": built.id, "size": built.size}
         if push:
             result["digest"] = await push_image(built.name, on_line=said(quiet))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -50,15 +51,12 @@ def init(name: str, template: str, into: Path) -> None:
     folder = into / name
     echo(f"{folder}: {len(files)} files. Next:")
     for command in (
-        f"cd {folder} && python -m pytest",
-        f"openenv-async validate {_path(folder)}",
-        f"openenv-async serve {_path(folder)}",
-        f"openenv-async play {_path(folder)}",
+        f"cd {shlex.quote(str(folder))}",
+        "python -m pip install -e '.[dev]'",
+        "python -m pytest",
+        "openenv-async validate .",
+        "openenv-async play .",
+        "openenv-async build .",
+        "openenv-async serve .",
     ):
         echo(f"  {command}")
-
-
-def _path(folder: Path) -> str:
-    """Return a path as commands take it: a plain name would be an installed environment."""
-    text = str(folder)
-    return text if folder.is_absolute() or text.startswith(".") else f"./{text}"

@@ -82,7 +82,11 @@ def test_it_says_what_to_do_next(tmp_path: Path) -> None:
         main, ["init", "shop_env", "--template=tools", f"--into={tmp_path}"]
     )
     assert result.exit_code == 0
-    assert f"openenv-async validate {tmp_path / 'shop_env'}" in result.output
+    commands = [line.strip() for line in result.output.splitlines()[1:]]
+    assert commands[0] == f"cd {tmp_path / 'shop_env'}"
+    order = ["pip install -e", "pytest", "validate .", "play .", "build .", "serve ."]
+    for word, command in zip(order, commands[1:], strict=True):
+        assert word in command  # each in the folder, and what does not end comes last
 
 
 @pytest.mark.parametrize(
