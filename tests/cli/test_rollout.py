@@ -171,7 +171,7 @@ def test_the_table_tells_of_the_workers() -> None:
         (["echo", "--provider", "static"], "a URL is played at as it is"),
         (["http://127.0.0.1:1", "--provider", "process"], "a URL is played at as it is"),
         (["echo", "--provider", "docker", "--param", "a=1"], "has its arguments already"),
-        (["echo", "--image", "x"], "only docker runs images"),
+        (["echo", "--image", "x"], "only docker and kubernetes run images"),
         (["echo", "--servers", "0"], "--servers"),
     ],
 )
