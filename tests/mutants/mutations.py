@@ -73,9 +73,16 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "a session of another secret is found",
         "openenv_async/engine/engine.py",
-        "            if not hmac.compare_digest(session.secret, request.secret):",
-        "            if hmac.compare_digest(session.secret, request.secret) is None:",
+        "            is_secret = hmac.compare_digest(session.secret, request.secret)",
+        "            is_secret = True",
         first=("tests/engine/test_isolation.py",),
+    ),
+    Mutation(
+        "a session of another caller is found",
+        "openenv_async/engine/engine.py",
+        "            if not (is_secret and caller.may_see(session)):",
+        "            if not is_secret:",
+        first=("tests/server/test_callers.py",),
     ),
     Mutation(
         "a client that left is waited for",
