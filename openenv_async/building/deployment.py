@@ -24,6 +24,8 @@ KINDS: Final = {
     "systemd": "a service of a Linux machine",
     "compose": "a container by Docker Compose",
     "kubernetes": "pods, with Services, probes, a drain and a disruption budget",
+    "prometheus": "a scrape configuration and alerts",
+    "grafana": "a dashboard of these metrics",
 }
 SETTINGS: Final = {
     "target": ("echo", "environment, as for serve"),
@@ -46,6 +48,8 @@ SETTINGS: Final = {
 _FOLDER: Final = Path(__file__).with_name("deployments")
 _SUFFIX: Final = ".tmpl"
 _WORD: Final = re.compile(r"\{\{(\w+)\}\}")
+_AS_THEY_ARE: Final = frozenset({"grafana"})
+"""Kinds whose files have words in braces of their own."""
 _CLOSING: Final = 30
 """Seconds to close what is left after a drain."""
 _VALID: Final = {
@@ -81,6 +85,8 @@ def deployment_files(kind: str, settings: Mapping[str, str] | None = None) -> di
         )
     words = _words(settings or {})
     folder = _FOLDER / kind
+    if kind in _AS_THEY_ARE:
+        words = {name: f"{{{{{name}}}}}" for name in ("state", "instance", "code", "phase")}
     return {
         _filled(path.relative_to(folder).as_posix().removesuffix(_SUFFIX), words): _filled(
             path.read_text(encoding="utf-8"), words

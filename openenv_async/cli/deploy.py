@@ -55,7 +55,8 @@ def deploy(kind: str, out: Path | None, settings: dict[str, Any]) -> None:
 
     nginx and caddy: a reverse proxy with a prefix. systemd: a service of a Linux machine.
     compose: a container. kubernetes: pods with Services, probes, a drain and a disruption budget.
-    Each file begins with the commands that put it to use. Nothing that exists is overwritten.
+    prometheus: a scrape configuration and alerts. grafana: a dashboard. Each file begins with the
+    commands that put it to use. Nothing that exists is overwritten.
 
     Exit codes: 0 written; 2 a wrong value, or a file exists.
     """

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from openenv_async import serve
 from openenv_async.building.deployment import (
     KINDS,
     SETTINGS,
@@ -21,6 +25,7 @@ from openenv_async.building.deployment import (
     write_deployment,
 )
 from openenv_async.errors import InvalidOption
+from tests.helpers import Counter
 
 OWN = {"name": "coding-env", "target": "coding", "image": "registry.example:5000/coding:1.4"}
 
@@ -59,7 +64,8 @@ def test_every_word_is_filled_in(kind: str) -> None:
     files = deployment_files(kind, OWN)
     assert files
     for name, text in files.items():
-        assert "{{" not in name + text
+        assert "{{" not in name
+        assert kind == "grafana" or not re.search(r"\{\{\w+\}\}", text)  # its legends have words
         assert text.endswith("\n")
 
 
@@ -130,6 +136,102 @@ def test_the_compose_file_is_one(tmp_path: Path) -> None:
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
     assert (tmp_path / "token.txt").read_text().strip()
+
+
+async def exported() -> set[str]:
+    """The names of all series that a server exports."""
+    async with (
+        serve(Counter) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/metrics") as reply,
+    ):
+        families = text_string_to_metric_families(await reply.text())
+    kinds = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+    return {family.name + suffix for family in families for suffix in kinds.get(family.type, ("",))}
+
+
+def named(expression: str) -> set[str]:
+    return set(re.findall(r"\bopenenv_\w+", expression))
+
+
+async def test_the_alerts_are_rules_about_metrics_that_there_are(tmp_path: Path) -> None:
+    promtool = program("promtool")
+    write_deployment("prometheus", tmp_path)
+    (tmp_path / "token.txt").write_text("sesame\n")
+    checked_by(promtool, "check", "config", "prometheus.yml", cwd=tmp_path)
+    rules = yaml.safe_load((tmp_path / "openenv.rules.yml").read_text())["groups"][0]["rules"]
+    names = set().union(*(named(rule["expr"]) for rule in rules))
+    assert len(names) >= 8
+    assert names <= await exported()
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(ALERTS))
+    checked_by(promtool, "test", "rules", "test.yml", cwd=tmp_path)
+
+
+def alert(said: str, severity: str = "warning", **labels: str) -> dict[str, Any]:
+    """An alert about the server ``a``, as promtool expects it."""
+    between = " " if labels else ": "
+    return {
+        "exp_labels": {"instance": "a", "severity": severity, **labels},
+        "exp_annotations": {"summary": f"a{between}{said}"},
+    }
+
+
+FIRED: list[tuple[str, str, list[dict[str, Any]]]] = [
+    ("29m", "OpenEnvDown", []),
+    ("33m", "OpenEnvDown", [alert("does not answer", "critical", job="openenv")]),
+    ("15m", "OpenEnvSaturated", []),
+    ("30m", "OpenEnvSaturated", [alert("95% of the sessions are taken")]),
+    ("15m", "OpenEnvQueueWait", []),
+    ("25m", "OpenEnvQueueWait", [alert("a session has waited 40s for capacity")]),
+    ("4m", "OpenEnvErrors", []),
+    ("20m", "OpenEnvErrors", [alert("10% of the steps fail")]),
+]
+ALERTS: dict[str, Any] = {
+    "rule_files": ["openenv.rules.yml"],
+    "evaluation_interval": "1m",
+    "tests": [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": f'{name}{{instance="a"{more}}}', "values": values}
+                for name, more, values in (
+                    ("up", ',job="openenv"', "1x30 0x10"),
+                    ("openenv_sessions", ',state="active"', "10x15 95x25"),
+                    ("openenv_sessions_limit", "", "100x40"),
+                    ("openenv_steps_total", "", "0+60x40"),
+                    ("openenv_errors_total", ',code="environment_raised"', "0+6x40"),
+                    ("openenv_errors_total", ',code="invalid_action"', "0+60x40"),
+                    ("openenv_queue_longest_wait_seconds", "", "0x20 40x20"),
+                )
+            ],
+            "alert_rule_test": [
+                {"eval_time": when, "alertname": name, "exp_alerts": fired}
+                for when, name, fired in FIRED
+            ],
+        }
+    ],
+}
+
+
+async def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
+    write_deployment("grafana", tmp_path)
+    dashboard = json.loads((tmp_path / "openenv.dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    variables = [each["query"] for each in dashboard["templating"]["list"]]
+    there = await exported()
+    assert len(asked) >= 12
+    for expression in [*asked, *variables[1:]]:
+        assert named(expression)
+        assert named(expression) <= there, expression
+    # Prometheus parses each: as rules, with a value in the place of the variable.
+    rules = [
+        {"record": f"checked:{number}", "expr": expression.replace("$instance", ".*")}
+        for number, expression in enumerate(asked)
+    ]
+    (tmp_path / "rules.yml").write_text(
+        yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]})
+    )
+    checked_by(program("promtool"), "check", "rules", "rules.yml", cwd=tmp_path)
 
 
 def test_nothing_is_overwritten_and_the_folder_is_the_owners(tmp_path: Path) -> None:
