@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
+from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import (
     ConnectFailed,
     DeadlineExceeded,
@@ -56,6 +57,7 @@ async def launch(
     *,
     timeout: float = START_TIMEOUT,
     on_started: Callable[[], None] | None = None,
+    ssl: Trust = None,
 ) -> Worker:
     """A worker of ``provider`` whose server answers; the caller owns it.
 
@@ -65,6 +67,7 @@ async def launch(
         provider: starts the worker.
         timeout: seconds for starting and answering together.
         on_started: called when the provider has started it, before it answers.
+        ssl: as for ``ClientSettings``: what to trust where its address is https.
 
     Raises:
         WorkerStartFailed: it ended before it answered, or answers with something else.
@@ -77,7 +80,7 @@ async def launch(
     if on_started is not None:
         on_started()
     try:
-        await wait_ready(worker, timeout=until - loop.time())
+        await wait_ready(worker, timeout=until - loop.time(), ssl=ssl)
     except BaseException:
         worker.is_failing = True
         await worker.aclose()
@@ -85,7 +88,7 @@ async def launch(
     return worker
 
 
-async def wait_ready(worker: Worker, *, timeout: float) -> None:
+async def wait_ready(worker: Worker, *, timeout: float, ssl: Trust = None) -> None:
     """Return when the server of ``worker`` shakes hands.
 
     Raises:
@@ -94,7 +97,7 @@ async def wait_ready(worker: Worker, *, timeout: float) -> None:
     """
     try:
         async with asyncio.timeout(timeout):
-            await _answer(worker)
+            await _answer(worker, ssl)
     except TimeoutError:
         log_tail = await last_lines(worker)
         raise DeadlineExceeded(
@@ -107,9 +110,9 @@ async def wait_ready(worker: Worker, *, timeout: float) -> None:
         ) from None
 
 
-async def _answer(worker: Worker) -> None:
+async def _answer(worker: Worker, ssl: Trust) -> None:
     """Shake hands, as often as it takes; ends early when the worker does."""
-    dialing = asyncio.ensure_future(_shake_hands(worker))
+    dialing = asyncio.ensure_future(_shake_hands(worker, ssl))
     try:
         both: tuple[asyncio.Future[Any], ...] = (dialing, worker.exited)
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -131,9 +134,9 @@ async def _answer(worker: Worker) -> None:
             await dialing
 
 
-async def _shake_hands(worker: Worker) -> None:
+async def _shake_hands(worker: Worker, ssl: Trust) -> None:
     pause = _FIRST_PAUSE
-    settings = ClientSettings(token=worker.token, timeouts=Timeouts(connect=5.0))
+    settings = ClientSettings(token=worker.token, ssl=ssl, timeouts=Timeouts(connect=5.0))
     while True:
         try:
             connection = await dial(worker.url, settings)

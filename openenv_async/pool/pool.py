@@ -456,6 +456,7 @@ class EnvPool(PlayingPool[ClientT]):
             self._scheduler,
             self._warm_client,
             start_timeout=self._settings.start_timeout,
+            ssl=self._client_options.get("ssl"),
             changed=self._workers_changed,
             lost=self._lost,
             none_left=self._fail_waiters,

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.launch import launch
+from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import GoingAway, OpenEnvError
 from openenv_async.pool.leases import LeasedClient
 from openenv_async.pool.scheduler import Scheduler
@@ -47,6 +48,7 @@ class Workers:
         scheduler: learns when one is ready, failed or died.
         warm_client: makes an unopened client of a worker, whose connection is kept.
         start_timeout: seconds that a worker has to start and answer.
+        ssl: as for ``ClientSettings``.
         changed: called when the scheduler learned something.
         lost: called with the leases of a worker that died, and why.
         none_left: called with the error when nothing is live or starts any more.
@@ -63,6 +65,7 @@ class Workers:
         warm_client: Callable[[Worker], LeasedClient],
         *,
         start_timeout: float,
+        ssl: Trust = None,
         changed: Callable[[], None],
         lost: Callable[[list[int], OpenEnvError], None],
         none_left: Callable[[BaseException], None],
@@ -75,6 +78,7 @@ class Workers:
         self._scheduler = scheduler
         self._warm_client = warm_client
         self._start_timeout = start_timeout
+        self._ssl = ssl
         self._changed = changed
         self._lost = lost
         self._none_left = none_left
@@ -146,7 +150,10 @@ class Workers:
         if not provider.owns_workers:
             timeout = min(timeout, _FREE_START)
         worker = await launch(
-            provider, timeout=timeout, on_started=functools.partial(self._placed, id)
+            provider,
+            timeout=timeout,
+            on_started=functools.partial(self._placed, id),
+            ssl=self._ssl,
         )
         try:
             warm_client = self._warm_client(worker)

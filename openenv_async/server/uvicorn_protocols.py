@@ -217,7 +217,10 @@ def _has_failed(transport: asyncio.BaseTransport) -> bool:
     A peer that closed answers what comes after that with a reset. Reading does not tell: the end of
     its data came first.
     """
-    connection = transport.get_extra_info("socket")
+    try:
+        connection = transport.get_extra_info("socket")
+    except AttributeError:
+        return False  # asyncio's TLS transport has forgotten its protocol: it is closed already
     try:
         return connection is not None and connection.getsockopt(SOL_SOCKET, SO_ERROR) != 0
     except OSError:
