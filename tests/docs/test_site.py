@@ -40,11 +40,11 @@ LOADED: Final = {
     ("iframe", "src"),
     ("object", "data"),
 }
-"""What a browser fetches when it shows a page."""
+"""Attributes by which a page has the browser fetch something."""
 
 
 class Settings(yaml.SafeLoader):
-    """Reads the settings of the site, whatever Python objects they name."""
+    """A loader of the site's settings, whatever Python objects they name."""
 
 
 Settings.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
@@ -100,7 +100,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Loads(HTMLParser):
-    """What a page has the browser fetch."""
+    """Everything that a page has the browser fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import ssl
 import traceback
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import trustme
 
 from openenv_async import (
     EngineOptions,
@@ -890,3 +894,24 @@ def test_a_copy_has_the_settings_and_tells_nobody_its_progress() -> None:
     assert (copied._settings, copied.client) == (pool._settings, CountingEnv)
     assert isinstance(copied.session(), CountingEnv)
     assert copied.statistics().workers_started == 0
+
+
+async def test_servers_of_an_authority_of_ones_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority, trusted = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusted)
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    async with serve(Counting, ssl_certfile=certificate, ssl_keyfile=key) as url:
+        async with (
+            EnvPool.from_urls([url], client_options={"ssl": trusted}) as pool,
+            pool.session() as env,
+        ):
+            await env.reset()
+        # The end of a TLS connection over HTTP was a traceback in the server's log.
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/health", ssl=trusted) as reply:
+            assert reply.status == 200
+    assert not [record for record in caplog.records if record.name == "asyncio"]
