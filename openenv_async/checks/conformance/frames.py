@@ -243,7 +243,8 @@ async def a_newer_peers_fields_are_ignored(subject: Subject) -> None:
     """Trailing fields that nobody knows yet change nothing."""
     async with subject.transport.raw_connection() as connection:
         await connection.begin()
-        connection.send_items([[4, 1, 2, 1, None, "a field of tomorrow", {"and": ["another"]}]])
+        tomorrow = ["a field of tomorrow", {"and": ["another"]}]
+        connection.send_items([[4, 1, 2, 1, None, False, *tomorrow]])
         reply = await connection.receive()
         require(isinstance(reply, StateIs), f"got {reply!r:.200}")
 
