@@ -93,14 +93,14 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "a closed session stays known",
         "openenv_async/engine/engine.py",
-        "        self.sessions.pop(session.id, None)",
-        "        pass",
+        "        if self.sessions.pop(session.id, None) is not None:",
+        "        if self.sessions.get(session.id) is not None:",
     ),
     Mutation(
         "the sessions are not told that the server stops",
         "openenv_async/engine/engine.py",
-        "        self.shut_all()\n        if self.sessions:",
-        "        if self.sessions:",
+        "        self.shut_all()\n        if self.sessions and not self._hurried:",
+        "        if self.sessions and not self._hurried:",
         first=("tests/engine/test_races.py",),
     ),
     Mutation(
