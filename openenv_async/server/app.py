@@ -368,7 +368,7 @@ class HTTPEnvServer:
 
     @property
     def callers(self) -> Callers:
-        """Whose tokens are good."""
+        """The callers whose tokens are good."""
         return self.guard.callers
 
     def served(self) -> Mapping[str, WantedEnvironment]:

@@ -4,8 +4,9 @@ Rules:
 
 - The file is read and everything in it is made before anything changes: a bad one changes nothing.
 - Tokens, quotas, labels, numbers of sessions and deadlines change at once. New environments are
-  served; removed ones drain, and then are gone. Whose token was removed loses its sessions.
-- What an environment is and where it runs stays until the server is started again, which is told.
+  served; removed ones drain, and then are gone. Sessions of a token that was removed are closed.
+- The target, parameters and place of an environment stay until the server is started again, which
+  is told.
 - One reload runs at a time; another one waits.
 """
 

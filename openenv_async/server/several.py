@@ -79,7 +79,7 @@ class SeveralServers:
         self.drain = _SeveralDrains(self.servers)
         self.reload: Reload | None = None
         self.wanted: dict[str, WantedEnvironment] = {}
-        self.serve_another: Callable[[str, HTTPEnvServer | None], None] = _nowhere
+        self.serve_another: Callable[[str, HTTPEnvServer | None], None] = _unrouted
         self.make: Callable[..., HTTPEnvServer] = HTTPEnvServer
         self._going: set[str] = set()
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
@@ -215,7 +215,7 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-def _nowhere(name: str, server: HTTPEnvServer | None) -> None:
+def _unrouted(name: str, server: HTTPEnvServer | None) -> None:
     """Nothing routes to these servers."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from openenv_async import create_app, serve
-from openenv_async.engine.callers import OWNER, Caller
+from openenv_async.engine.callers import OWNER, Caller, Quota
 from openenv_async.errors import OpenEnvError, SessionNotFound
 from openenv_async.server.callers import NOBODY, Callers, digest_of
 from tests.helpers import Counter, Peer, make_engine, token
@@ -152,3 +153,38 @@ async def test_a_token_that_is_for_other_environments() -> None:
         assert (refused.status_code, code(refused)) == (403, "access_refused")
         assert "only other" in refused.json()["error"]["message"]
         assert not app.state.openenv.engine.sessions
+
+
+async def test_every_transport_pays_from_the_same_quota() -> None:
+    red = Caller("red", quota=Quota(steps_per_second=0.01, burst=1000))
+    callers = Callers()
+    callers.hold([(red, [digest_of("red")])])
+    app = create_app(Maze, callers=callers)
+    async with serve(app) as url, httpx.AsyncClient(base_url=url, headers=RED) as http:
+        engine = app.state.openenv.engine
+        begun = await http.post("/reset", json={})
+        name = {"X-OpenEnv-Session": begun.headers["X-OpenEnv-Session"]}
+        http.cookies.clear()
+        account = engine.accounts[red]
+        assert account.steps == 2  # one opens, one begins
+        agent = Agent(http, STATELESS)
+        await agent.begin()
+        await agent.call("reset")
+        await agent.call("step", to=1)
+        assert account.steps == 5
+        address = url.replace("http", "ws") + "/ws"
+        async with connect(address, additional_headers=RED) as socket:
+            await socket.send('{"type": "reset", "data": {}}')
+            assert json.loads(await socket.recv())["type"] == "observation"
+            assert account.steps == 7
+            assert account.bytes_in > 0
+            assert account.bytes_out > 0
+            red.step_bucket.take(10_000, time.monotonic())  # nothing is left for days
+            await socket.send('{"type": "reset", "data": {}}')
+            assert "steps a second" in json.loads(await socket.recv())["data"]["message"]
+        refused = await http.post("/step", headers=name, json={"action": {"to": 1}})
+        assert (refused.status_code, code(refused)) == (429, "quota_reached")
+        assert int(refused.headers["Retry-After"]) > 60
+        await agent.call("step", to=1)
+        assert "steps a second" in agent.texts[-1]
+        assert account.refused["steps"] == 3
