@@ -70,7 +70,7 @@ async def test_a_session_over_http_is_its_callers() -> None:
         for who in (RED, BOSS):
             reply = await http.get("/state", headers=who | name)
             assert reply.status_code == 200
-        assert code(await http.get("/health", headers={"authorization": "Bearer x"})) == (
+        assert code(await http.get("/stats", headers={"authorization": "Bearer x"})) == (
             "unauthorized"
         )
 
