@@ -1,7 +1,7 @@
 """The cost of opening costly sessions, to a session that steps beside them.
 
 ``python -m benchmarks.openings``: a server of Atari games in a process of its own, one session that
-steps without pause, and 64 that open and reset at once from another client; then each of these
+steps without pause, and 64 that open and reset at once from the same client; then each of these
 takes some steps. Printed for each round are the median, the 99th percentile and the worst of the
 steps of the first session: before, while the others open, and while they step; and how long an
 opening takes by itself, one after the other. The medians of the rounds follow. A machine that

@@ -64,7 +64,9 @@ def list_everything(as_json: bool) -> None:
             *("name", "version", "description"),
         )
     else:
-        shown_on.print("No environment is installed: pip install openenv-async-echo, for one")
+        shown_on.print(
+            "No environment is installed: pip install ./environments/echo of a clone, for one"
+        )
     if found["docker"] is not None:
         shown_on.print(f"Images and workers: {found['docker']}")
         return
