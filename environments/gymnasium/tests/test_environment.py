@@ -20,6 +20,7 @@ from gymnasium_env.environment import GymnasiumEnvironment, InlineGymnasiumEnvir
 from openenv_async import OutcomeStatus, StepResult, serve
 from openenv_async.errors import (
     EnvironmentRaised,
+    EpisodeNotStarted,
     InvalidAction,
     InvalidOption,
     OperationUnsupported,
@@ -238,7 +239,7 @@ async def test_frames_travel() -> None:
         for mode in ("rgb_array", "ansi"):
             here = Network(mode)
             async with GymnasiumEnv(url, options={"render_mode": mode}) as env:
-                with pytest.raises(OperationUnsupported, match="call reset"):
+                with pytest.raises(EpisodeNotStarted, match="call reset"):
                     await env.render()
                 await env.reset()
                 here.reset()
