@@ -176,6 +176,25 @@ class Channel:
             if due < self.scheduled:
                 connection.deadlines.watch(self, due)
 
+    async def pause(self, seconds: float) -> None:
+        """Hold the channel for a caller who will send again what was refused.
+
+        Other calls are busy meanwhile, and the end of the session ends the pause.
+
+        Raises:
+            OpenEnvError: the session ended.
+        """
+        loop = self.connection.loop
+        held: asyncio.Future[None] = loop.create_future()
+        self.future, self.waited = held, 0  # no request is waited for
+        timer = loop.call_later(seconds, _resume, held)
+        try:
+            await held
+        finally:
+            timer.cancel()
+            if self.future is held:
+                self.future = None
+
     def next_seq(self) -> int:
         """The number of the next request."""
         self.seq = seq = self.seq + 1
@@ -375,6 +394,11 @@ class Channel:
                 )
             )
         return None
+
+
+def _resume(held: asyncio.Future[None]) -> None:
+    if not held.done():
+        held.set_result(None)
 
 
 class StreamedStep:

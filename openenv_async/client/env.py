@@ -17,7 +17,10 @@ import os
 import sys
 from asyncio import Future, get_running_loop
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Hashable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, Unpack
+
+from msgspec.structs import replace
 
 from openenv_async.client.arguments import (
     checked_episode_id,
@@ -27,10 +30,11 @@ from openenv_async.client.arguments import (
     encoded,
     refuse_unknown,
 )
-from openenv_async.client.channel import CREDIT, Channel, StreamedStep
+from openenv_async.client.channel import BACKSTOP, CREDIT, Channel, StreamedStep
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
+from openenv_async.client.refusals import pause_for_turn
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientKeywords, ClientSettings
 from openenv_async.client.sharing import SharedSession
 from openenv_async.client.tasks import ListPage, ServedTasks
@@ -42,6 +46,7 @@ from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
     OperationUnsupported,
+    QuotaReached,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -76,6 +81,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvClient", "GenericEnvClient"]
 _CLOSED: Final = "this client was closed: make a new one"
+_LEAST: Final = 1e-3
+"""Seconds of the deadline of a request that is sent again at the last moment; 0 is none."""
 
 
 class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
@@ -332,6 +339,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             InvalidAction, EpisodeNotStarted, EpisodeEnded, SessionBusy: the call was wrong.
             EnvironmentRaised, EnvironmentDied, DeadlineExceeded: the environment failed.
             ConnectionLost, SessionLost: the connection did.
+            QuotaReached: the token's turn comes after the deadline. If it comes before, this waits
+                and sends the step again, which was not executed.
         """
         future: asyncio.Future[Observation] = Future()  # of the running loop, which it has to find
         channel = self._channel
@@ -350,6 +359,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         except asyncio.CancelledError:
             channel.cancel(seq)
             raise
+        except QuotaReached as exc:
+            request = Step(channel.number, seq, channel.acked, payload)
+            reply = await self._again(channel, request, exc)
         except OpenEnvError as exc:
             if self._container is None:
                 raise
@@ -781,7 +793,34 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     async def _call(
         self, channel: Channel, request: Reset | State | Step, timeout: float | None
     ) -> Any:
-        return await self._outcome(channel, request.seq, channel.call(request, timeout))
+        try:
+            return await self._outcome(channel, request.seq, channel.call(request, timeout))
+        except QuotaReached as exc:
+            return await self._again(channel, request, exc)
+
+    async def _again(
+        self, channel: Channel, request: Reset | State | Step, refused: QuotaReached
+    ) -> Any:
+        """Return the reply to a request that a quota refused, sent again when its turn comes.
+
+        What a quota refuses was not executed, and that refusal is its answer: it goes again as
+        another request, with the next number.
+
+        Raises:
+            QuotaReached: the turn comes after the deadline of the call.
+        """
+        clock, due = channel.connection.loop.time, channel.due - BACKSTOP
+        while True:
+            if channel.future is not None:
+                raise refused  # another call began meanwhile
+            await channel.pause(pause_for_turn(refused, due - clock()))
+            left = None if due == inf else max(due - clock(), _LEAST)
+            seq = channel.next_seq()
+            request = replace(request, seq=seq, ack=channel.acked, timeout=left or 0.0)
+            try:
+                return await self._outcome(channel, seq, channel.call(request, left))
+            except QuotaReached as exc:
+                refused = exc
 
     async def _outcome(self, channel: Channel, seq: int, future: asyncio.Future[Any]) -> Any:
         """The reply to request ``seq``; ``step`` has the same in itself."""

@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -32,6 +33,7 @@ from collections.abc import (
     Generator,
     Mapping,
 )
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
@@ -57,6 +59,7 @@ from openenv_async.client.endpoint import (
 )
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
+from openenv_async.client.refusals import pause_for_turn
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
 from openenv_async.client.tasks import ListPage, ServedTasks, SyncServedTasks
 from openenv_async.endpoints.addresses import checked_url
@@ -64,6 +67,7 @@ from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import (
     OpenEnvError,
     OperationUnsupported,
+    QuotaReached,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -576,7 +580,19 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
     async def _numbered(
         self, what: str, body: dict[str, Any] | None, reply: type[T], timeout: float | None
     ) -> T:
-        """One request of the session."""
+        """One request of the session; one that a quota refuses goes again when its turn comes."""
+        clock = asyncio.get_running_loop().time
+        due = inf if timeout is None else clock() + timeout
+        while True:
+            try:
+                return await self._sent(what, body, reply, timeout)
+            except QuotaReached as exc:
+                await asyncio.sleep(pause_for_turn(exc, due - clock()))
+            timeout = None if timeout is None else max(due - clock(), _LEAST)
+
+    async def _sent(
+        self, what: str, body: dict[str, Any] | None, reply: type[T], timeout: float | None
+    ) -> T:
         await self._ready()
         seq = self._seq + 1
         method = "GET" if body is None else "POST"

@@ -5,6 +5,7 @@ Rules:
 - A server of this package says itself why; that is kept.
 - A status is told for what it may mean. A token is mentioned only where one was sent or asked
   for: many servers answer 403 to a path at which they serve nothing.
+- A request that a quota refused may be sent again when its turn comes within its deadline.
 - The names that libraries below use (``ssl:default``, errno lists) are put in plain words.
 """
 
@@ -26,6 +27,7 @@ from openenv_async.endpoints.redaction import redacted
 from openenv_async.errors import (
     ConnectFailed,
     OpenEnvError,
+    QuotaReached,
     ServerError,
     Unauthorized,
     error_from_wire,
@@ -40,6 +42,7 @@ __all__ = [
     "closed_early",
     "foreign",
     "has_token",
+    "pause_for_turn",
     "read_failure",
     "reason_of",
     "refusal",
@@ -206,6 +209,23 @@ def closed_early(url: str) -> str:
     """Return what a connection may mean that was closed before anything of HTTP was said."""
     hint = "" if _is_tls(url) else "; if it speaks TLS, write https://"
     return f"it closed the connection without an HTTP answer: check host and port{hint}"
+
+
+def pause_for_turn(refused: QuotaReached, left: float) -> float:
+    """Return the seconds after which to send again what a quota refused before it was executed.
+
+    Args:
+        refused: says when the turn comes.
+        left: seconds until the deadline of the call.
+
+    Raises:
+        QuotaReached: the turn comes after the deadline, or the quota is that of sessions.
+    """
+    wait = refused.detail.get("retry_after")
+    is_of_sessions = refused.detail.get("quota") == "sessions"
+    if is_of_sessions or not isinstance(wait, int | float) or not 0 < wait < left:
+        raise refused
+    return float(wait)
 
 
 def reason_of(url: str, exc: BaseException) -> str:

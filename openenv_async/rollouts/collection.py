@@ -39,7 +39,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
-from openenv_async.errors import OpenEnvError
+from openenv_async.errors import OpenEnvError, QuotaReached
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.agents import AgentRollout, EpisodeAgent
 from openenv_async.rollouts.checking import (
@@ -533,6 +533,7 @@ class CollectOptions:
             "index": planned.index,
             "latencies": self.summary.latencies,
             "strict": False,
+            "on_refused": self._warn_of_quota,
         }
         if self.agent is not None:
             return AgentRollout(self.agent, on_decision=self.on_decision, **options)
@@ -544,6 +545,14 @@ class CollectOptions:
             policy_timeout=self.policy_timeout,
             video=None if self.video is None else self.recorder.episode(planned.index),
             **options,
+        )
+
+    def _warn_of_quota(self, index: int, refused: QuotaReached) -> None:
+        self.summary.warn(
+            "quota_reached",
+            f"episode {index} waits for the turn of its token and goes on then: {refused.message}."
+            " Set concurrency lower, or ask for a larger quota",
+            index,
         )
 
     @property

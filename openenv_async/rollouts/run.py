@@ -12,6 +12,8 @@ Rules:
   policy is told and asked again, the episode ends, or the error is the policy's.
 - A failed rollout has no return; one whose environment gave no reward has none either. A reward
   that is NaN, or makes the sum NaN, fails the rollout: it is an ``env_error``.
+- A reset or step that a quota of the token refuses was not executed: it is made again when its
+  turn comes, for as long as the episode may last.
 - The record has copies: what the policy or the environment does to its objects later does not
   change what was recorded.
 """
@@ -22,8 +24,9 @@ import asyncio
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -49,6 +52,7 @@ from openenv_async.errors import (
     OperationCancelled,
     OperationUnsupported,
     PayloadTooLarge,
+    QuotaReached,
     SessionClosed,
     SessionNotFound,
     UnreadableReply,
@@ -105,6 +109,9 @@ _MISTAKES: Final = (InvalidAction, InvalidModel)
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
 
+
+_LONGEST_TURN: Final = 1800.0
+"""Seconds that one reset or step waits for the token's turn; servers close idle sessions then."""
 
 _NOTHING: Final = object()
 """Stands for no action."""
@@ -272,6 +279,8 @@ class Rollout:
             private ones included.
         group, member: which group of episodes of one task or seed, and which of it.
         attempts: how often it was begun, this time included.
+        on_refused: is called with the episode's index and the error when a quota refuses a reset or
+            a step, which is then made again.
 
     Attributes:
         acted: whether an action was sent, answered or not.
@@ -302,6 +311,7 @@ class Rollout:
         member: int | None = None,
         attempts: int = 1,
         video: EpisodeVideo | None = None,
+        on_refused: Callable[[int, QuotaReached], object] | None = None,
     ) -> None:
         if max_steps is not None:
             max_steps = check_count("max_steps", max_steps)
@@ -335,6 +345,7 @@ class Rollout:
         self._task: asyncio.Task[Any] | None = None
         self.trajectory = Trajectory(index) if record else None
         self._video = video
+        self._on_refused = on_refused
         self._policy = policy
         self._max_steps = max_steps
         self._timeout = timeout
@@ -424,7 +435,12 @@ class Rollout:
         try:
             beginning = env.reset(**self._reset_arguments)
             pending = inspect.isawaitable(beginning)
-            result: StepResult[Any] = await beginning if pending else beginning
+            result: StepResult[Any]
+            try:
+                result = await beginning if pending else beginning
+            except QuotaReached as exc:
+                reset = partial(env.reset, **self._reset_arguments)
+                result = await self._in_turn(reset, exc)
         except Exception as exc:
             return self._ended_by(exc, in_step=False)
         if not pending or not hasattr(result, "observation"):
@@ -496,7 +512,10 @@ class Rollout:
                 self.acted = True
                 self.phase = "step"
                 try:
-                    result = await step(action)
+                    try:
+                        result = await step(action)
+                    except QuotaReached as exc:
+                        result = await self._in_turn(partial(step, action), exc)
                 except _MISTAKES as exc:
                     mistaken = exc
                     ended = clock()
@@ -542,6 +561,31 @@ class Rollout:
                 return end
             asked = clock()
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
+
+    async def _in_turn(self, call: Callable[[], Awaitable[Any]], refused: QuotaReached) -> Any:
+        """Return the result of a reset or step that a quota refused, made again in its turn.
+
+        Args:
+            call: makes it.
+            refused: says when its turn comes.
+
+        Raises:
+            QuotaReached: it is a quota of sessions, which is kept until others are closed, or the
+                turn does not come for too long.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + _LONGEST_TURN
+        while True:
+            wait = as_float(refused.detail.get("retry_after") or 1.0)
+            if refused.detail.get("quota") == "sessions" or not clock() + wait < until:
+                raise refused
+            if self._on_refused is not None:
+                self._on_refused(self.index, refused)
+            await asyncio.sleep(wait)
+            try:
+                return await call()
+            except QuotaReached as exc:
+                refused = exc
 
     def _is_closed(self, error: BaseException) -> bool:
         """Tell whether this very coroutine is being closed, not one of the policy's."""

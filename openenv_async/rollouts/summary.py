@@ -100,7 +100,7 @@ class RunWarning:
 
     Attributes:
         kind: ``reward_not_finite``, ``episode_without_end``, ``loop_blocked``,
-            ``sessions_starved`` or ``bound_by_policy``.
+            ``sessions_starved``, ``quota_reached`` or ``bound_by_policy``.
         message: of the first case, with the remedy.
         count: cases.
         episode: of the first case, where it is of one.

@@ -8,18 +8,21 @@ import math
 import os
 import pickle
 import sys
+from collections.abc import AsyncIterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from openenv_async import EnvClient, GenericEnvClient, Limits, Timeouts
+from openenv_async import EnvClient, GenericEnvClient, HTTPEnvClient, Limits, Timeouts, serve
 from openenv_async.client.connection import ClientConnection
-from openenv_async.engine import Engine
+from openenv_async.engine import Engine, quotas
+from openenv_async.engine.callers import Caller, Quota
 from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
+    QuotaReached,
     ServerBusy,
     SessionBusy,
     SessionClosed,
@@ -37,10 +40,12 @@ from openenv_async.protocol.frames import (
     State,
     Step,
 )
+from openenv_async.server.app import create_app
+from openenv_async.server.callers import Callers, digest_of
 from openenv_async.targets.in_process import dial_memory
 from openenv_async.types import EpisodeInfo
 from tests.client.fakes import Scripted
-from tests.helpers import Counter, make_engine, settle
+from tests.helpers import Counter, make_engine, settle, until
 from tests.pool.workers import LoopProvider
 
 
@@ -654,3 +659,72 @@ async def test_an_opening_carries_the_trace_of_its_caller(monkeypatch: pytest.Mo
     [opening] = client.scripted.sent_of(Open)
     assert (opening.traceparent, opening.tracestate) == ("parent", "state")
     assert client.settings.headers == {"X-Key": "1"}
+
+
+@contextlib.asynccontextmanager
+async def limited(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, Any]]:
+    """A server whose token takes three steps at once, then one in 0.1 s; nothing waits there."""
+    monkeypatch.setattr(quotas, "LONGEST_WAIT", 0.001)
+    callers = Callers()
+    red = Caller("red", quota=Quota(steps_per_second=10, burst=3))
+    callers.hold([(red, [digest_of("red")])])
+    app = create_app(Counter, callers=callers)
+    async with serve(app) as url:
+        yield url, app.state.openenv.engine.account_of(red)
+
+
+@pytest.mark.parametrize("kind", [GenericEnvClient, HTTPEnvClient])
+@pytest.mark.parametrize("timeout", [30.0, math.inf])
+async def test_what_a_quota_refused_is_sent_again_in_its_turn(
+    kind: Any, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with limited(monkeypatch) as (url, account), kind(url, token="red") as env:
+        await env.reset()
+        for count in (1, 2, 3, 4):
+            result = await env.step({"add": 1}, timeout=timeout)
+            assert result.observation["count"] == count  # each once
+        assert account.refused["steps"] >= 1
+        account.charge(3)
+        refused = account.refused["steps"]
+        await env.reset(timeout=timeout)
+        assert account.refused["steps"] > refused
+
+
+@pytest.mark.parametrize("kind", [GenericEnvClient, HTTPEnvClient])
+async def test_a_turn_after_the_deadline_is_not_waited_for(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with limited(monkeypatch) as (url, account), kind(url, token="red") as env:
+        await env.reset()
+        account.charge(100)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(QuotaReached):
+            await env.step({"add": 1}, timeout=5)
+        assert asyncio.get_running_loop().time() - began < 5
+        account.caller.step_bucket.give_back(100)
+        assert (await env.step({"add": 1})).observation["count"] == 1
+
+
+async def test_a_call_that_waits_for_its_turn_is_one_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with limited(monkeypatch) as (url, account):
+        env = GenericEnvClient(url, token="red")
+        await env.reset()
+        account.charge(20)
+        waiting = asyncio.create_task(env.step({"add": 1}, timeout=30))
+        await until(lambda: account.refused["steps"] == 1)
+        await until(lambda: env._channel.waited == 0)  # type: ignore[union-attr]  # it is open
+        with pytest.raises(SessionBusy):
+            await env.step({"add": 1})
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        account.caller.step_bucket.give_back(20)
+        assert (await env.step({"add": 1})).observation["count"] == 1
+        account.charge(20)
+        waiting = asyncio.create_task(env.step({"add": 1}, timeout=30))
+        await until(lambda: env._channel.waited == 0)  # type: ignore[union-attr]  # likewise
+        await env.close()
+        with pytest.raises(SessionClosed):
+            await waiting

@@ -27,6 +27,7 @@ from openenv_async.errors import (
     InvalidAction,
     InvalidModel,
     InvalidOption,
+    QuotaReached,
     ServerBusy,
     TransportError,
     WrongTarget,
@@ -882,3 +883,40 @@ def test_an_error_of_a_task_ends_the_others_and_is_raised_after_what_was_made() 
         await collection.aclose()
 
     run(scenario)
+
+
+class Refused(GenericEnvClient):
+    """A client whose token has used its quota at each second step."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.steps = 0
+
+    async def open(self) -> Refused:
+        return self
+
+    async def reset(self, **options: Any) -> StepResult[Any]:
+        return StepResult(0)
+
+    async def step(self, action: Any, *, timeout: float | None = None) -> StepResult[Any]:
+        self.steps += 1
+        if self.steps % 2 == 0:
+            raise QuotaReached("a quota", quota="steps", retry_after=0.01)
+        return StepResult(0, 1.0, terminated=self.steps % 5 == 0)
+
+
+async def test_a_quota_costs_no_episode_and_is_a_warning() -> None:
+    summary = Summary()
+    outcomes = await collect_all(
+        functools.partial(Refused),
+        lambda _: 0,
+        episodes=4,
+        concurrency=2,
+        timeout=60,
+        summary=summary,
+    )
+    assert {outcome.status for outcome in outcomes} == {OutcomeStatus.COMPLETED}
+    [warning] = summary.warnings
+    assert warning.kind == "quota_reached"
+    assert warning.count > 1
+    assert warning.message.endswith("Set concurrency lower, or ask for a larger quota")

@@ -27,6 +27,7 @@ from openenv_async.errors import (
     OpenEnvError,
     OperationCancelled,
     PayloadTooLarge,
+    QuotaReached,
     SessionClosed,
     SessionNotFound,
     TransportError,
@@ -669,3 +670,66 @@ async def test_the_record_is_a_copy_of_what_the_policy_sent_and_saw() -> None:
     assert [t.action for t in record.transitions] == [{"sent": 0}, {"sent": 1}]
     assert [t.info for t in record.transitions] == [{"n": 1}, {"n": 2}]
     assert record.final_observation == {"n": 2}
+
+
+class Limited:
+    """A client whose token has used its quota at the first so many calls."""
+
+    def __init__(self, refusals: int, quota: str = "steps", retry_after: float = 40.0) -> None:
+        self.refusals = refusals
+        self.detail: dict[str, Any] = {"quota": quota, "retry_after": retry_after}
+        self.calls: list[str] = []
+
+    async def reset(self) -> StepResult[int]:
+        return self._called("reset", False)
+
+    async def step(self, action: int) -> StepResult[int]:
+        return self._called(f"step {action}", len(self.calls) > 3)
+
+    def _called(self, name: str, is_last: bool) -> StepResult[int]:
+        self.calls.append(name)
+        if self.refusals:
+            self.refusals -= 1
+            raise QuotaReached("come later", **self.detail)
+        return StepResult(0, 1.0, terminated=is_last)
+
+
+def test_what_a_quota_refuses_is_made_again_and_costs_no_episode() -> None:
+    async def played() -> None:
+        env = Limited(2)
+        outcome = await rollout(env, lambda _, turn: turn.t)
+        assert (outcome.status, outcome.steps) == (OutcomeStatus.COMPLETED, 2)
+        assert env.calls == ["reset", "reset", "reset", "step 0", "step 1"]
+
+        env = Limited(0)
+        asked: list[int] = []
+
+        def policy(_: int, turn: Turn) -> int:
+            asked.append(turn.t)
+            env.refusals = 3 if turn.t == 0 else 0
+            return turn.t
+
+        outcome = await rollout(env, policy)
+        assert (outcome.status, outcome.steps) == (OutcomeStatus.COMPLETED, 1)
+        assert env.calls == ["reset", "step 0", "step 0", "step 0", "step 0"]
+        assert asked == [0]  # the policy is not asked again
+
+    run(played)
+
+
+@pytest.mark.parametrize(
+    ("env", "timeout", "status"),
+    [
+        (Limited(9), 100.0, OutcomeStatus.TIMEOUT),
+        (Limited(99), None, OutcomeStatus.INFRA_ERROR),
+        (Limited(9, "sessions"), None, OutcomeStatus.INFRA_ERROR),
+        (Limited(9, retry_after=4000.0), None, OutcomeStatus.INFRA_ERROR),
+    ],
+)
+def test_a_quota_is_waited_for_within_bounds(
+    env: Limited, timeout: float | None, status: OutcomeStatus
+) -> None:
+    async def played() -> None:
+        assert (await rollout(env, lambda *_: 0, timeout=timeout)).status is status
+
+    run(played)
