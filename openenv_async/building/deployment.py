@@ -86,7 +86,9 @@ def deployment_files(kind: str, settings: Mapping[str, str] | None = None) -> di
     words = _words(settings or {})
     folder = _FOLDER / kind
     if kind in _AS_THEY_ARE:
-        words = {name: f"{{{{{name}}}}}" for name in ("state", "instance", "code", "phase")}
+        words = {
+            name: f"{{{{{name}}}}}" for name in ("state", "instance", "code", "phase", "engine")
+        }
     return {
         _filled(path.relative_to(folder).as_posix().removesuffix(_SUFFIX), words): _filled(
             path.read_text(encoding="utf-8"), words

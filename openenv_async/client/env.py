@@ -803,8 +803,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     ) -> Any:
         """Return the reply to a request that a quota refused, sent again when its turn comes.
 
-        What a quota refuses was not executed, and that refusal is its answer: it goes again as
-        another request, with the next number.
+        A request that a quota refuses was not executed, and the refusal is its answer: it is
+        sent as another request, with the next number.
 
         Raises:
             QuotaReached: the turn comes after the deadline of the call.

@@ -31,6 +31,7 @@ from openenv_async.gateway.app import (
 )
 from openenv_async.gateway.calls import Call, Dialect
 from openenv_async.gateway.dialects import COUNT_ROUTES, DIALECTS, count_page, models_page
+from openenv_async.gateway.metrics import gateway_text
 from openenv_async.gateway.sessions import Budget, ModelSession, Prices
 from openenv_async.server.auth import Guard
 
@@ -253,6 +254,10 @@ class Verbs:
     async def _stats(self, place: list[str], scope: Scope, body: bytes) -> Reply:
         return _json(self._backend.stats())
 
+    async def _metrics(self, place: list[str], scope: Scope, body: bytes) -> Reply:
+        text, media_type = gateway_text(self._backend.stats())
+        return 200, {"content-type": media_type}, text
+
 
 _OF_ROWS: Final = ("reward", "group", "member")
 
@@ -263,6 +268,7 @@ _VERBS: Final[dict[tuple[str, str], tuple[int, int, _Verb]]] = {
     ("DELETE", "sessions"): (2, 2, Verbs._ended),
     ("POST", "versions"): (1, 1, Verbs._published),
     ("GET", "stats"): (1, 1, Verbs._stats),
+    ("GET", "metrics"): (1, 1, Verbs._metrics),
 }
 """Verbs by method and the first part of their path: fewest and most parts, and what answers."""
 

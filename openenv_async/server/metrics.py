@@ -367,10 +367,14 @@ class _Collector:
 
     Args:
         readings: by the name of the environment, which is a label where there are several.
+        metrics: that are read from each.
     """
 
-    def __init__(self, readings: Mapping[str | None, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, readings: Mapping[str | None, Mapping[str, Any]], metrics: tuple[Metric, ...]
+    ) -> None:
         self._readings = readings
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Family]:
         from prometheus_client.core import (
@@ -380,7 +384,7 @@ class _Collector:
         )
 
         several = None not in self._readings
-        for metric in METRICS:
+        for metric in self._metrics:
             if several and metric.label == _ENVIRONMENT:
                 continue  # every other metric has it then
             labels = [_ENVIRONMENT] if several else []
@@ -417,17 +421,20 @@ class _Collector:
         return sorted({name for use in uses for name in use["labels"]})
 
 
-def prometheus_text(readings: Mapping[str | None, Mapping[str, Any]]) -> tuple[bytes, str]:
+def prometheus_text(
+    readings: Mapping[str | None, Mapping[str, Any]], metrics: tuple[Metric, ...] = METRICS
+) -> tuple[bytes, str]:
     """Readings in Prometheus' text format, and its media type.
 
     Args:
         readings: by the name of the environment; one without a name gets no label of it.
+        metrics: that are read from each; by default those of a server.
     """
     # Imported at the first scrape: it takes a while, and most servers are never scraped.
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(readings))
+    registry.register(_Collector(readings, metrics))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -25,6 +25,9 @@ from openenv_async.building.deployment import (
     write_deployment,
 )
 from openenv_async.errors import InvalidOption
+from openenv_async.gateway.engines import Engines
+from openenv_async.gateway.gateway import Gateway
+from openenv_async.gateway.metrics import gateway_text
 from tests.helpers import Counter
 
 OWN = {"name": "coding-env", "target": "coding", "image": "registry.example:5000/coding:1.4"}
@@ -139,13 +142,16 @@ def test_the_compose_file_is_one(tmp_path: Path) -> None:
 
 
 async def exported() -> set[str]:
-    """The names of all series that a server exports."""
+    """The names of all series that a server and a gateway export."""
     async with (
         serve(Counter) as url,
         aiohttp.ClientSession() as http,
         http.get(f"{url}/metrics") as reply,
     ):
-        families = text_string_to_metric_families(await reply.text())
+        families = [*text_string_to_metric_families(await reply.text())]
+    async with Gateway(Engines("http://127.0.0.1:1")) as gateway:
+        text, _ = gateway_text(gateway.stats())
+    families += text_string_to_metric_families(text.decode())
     kinds = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
     return {family.name + suffix for family in families for suffix in kinds.get(family.type, ("",))}
 
@@ -167,9 +173,9 @@ async def test_the_alerts_are_rules_about_metrics_that_there_are(tmp_path: Path)
     checked_by(promtool, "test", "rules", "test.yml", cwd=tmp_path)
 
 
-def alert(said: str, severity: str = "warning", **labels: str) -> dict[str, Any]:
+def alert(said: str, severity: str = "warning", between: str = "", **labels: str) -> dict[str, Any]:
     """An alert about the server ``a``, as promtool expects it."""
-    between = " " if labels else ": "
+    between = between or (" " if labels else ": ")
     return {
         "exp_labels": {"instance": "a", "severity": severity, **labels},
         "exp_annotations": {"summary": f"a{between}{said}"},
@@ -185,6 +191,10 @@ FIRED: list[tuple[str, str, list[dict[str, Any]]]] = [
     ("25m", "OpenEnvQueueWait", [alert("a session has waited 40s for capacity")]),
     ("4m", "OpenEnvErrors", []),
     ("20m", "OpenEnvErrors", [alert("10% of the steps fail")]),
+    ("20m", "OpenEnvEngineFails", []),
+    ("30m", "OpenEnvEngineFails", [alert("the engine e fails", between=": ", engine="e")]),
+    ("4m", "OpenEnvSamplesFail", []),
+    ("20m", "OpenEnvSamplesFail", [alert("20% of the samples fail")]),
 ]
 ALERTS: dict[str, Any] = {
     "rule_files": ["openenv.rules.yml"],
@@ -202,6 +212,9 @@ ALERTS: dict[str, Any] = {
                     ("openenv_errors_total", ',code="environment_raised"', "0+6x40"),
                     ("openenv_errors_total", ',code="invalid_action"', "0+60x40"),
                     ("openenv_queue_longest_wait_seconds", "", "0x20 40x20"),
+                    ("openenv_gateway_engine_failing", ',engine="e"', "0x20 1x20"),
+                    ("openenv_gateway_samples_total", "", "0+10x40"),
+                    ("openenv_gateway_failures_total", "", "0+2x40"),
                 )
             ],
             "alert_rule_test": [

@@ -102,6 +102,7 @@ async def test_versions_by_http() -> None:
         ("POST", "/sessions/x/close"),
         ("POST", "/versions"),
         ("GET", "/stats"),
+        ("GET", "/metrics"),
     ],
 )
 async def test_no_other_key_opens_a_verb(method: str, path: str) -> None:
