@@ -236,7 +236,8 @@ def reason_of(url: str, exc: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted ({cause.verify_message.strip('. ')}): give ssl="
-                " the PEM file of its authority, and the host name that it is for"
+                " (a command: the variable SSL_CERT_FILE) the PEM file of its authority, and the"
+                " host name that it is for"
             )
         if isinstance(cause, ssl.SSLError) and "TLSV1_ALERT" not in str(cause.reason):
             return (
