@@ -235,8 +235,8 @@ def collect(
         params: constructor arguments of the environment, for a name or a class.
         retry: play an episode again, on another session, when its session was lost:
             ``unstarted`` before its first action was sent, ``seeded`` also later if it was given
-            a seed, ``always`` also without; twice at most. By default ``unstarted`` on a pool,
-            ``always`` in a run, else ``never``.
+            a seed, ``always`` also without; twice at most. By default ``unstarted`` on a pool
+            and on several servers, ``always`` in a run, else ``never``.
         record: keep a trajectory in each outcome.
         on_mistake, max_mistakes, policy_timeout: as in ``rollout``; an error that it would raise
             is the outcome ``policy_error``.

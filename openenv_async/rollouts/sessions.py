@@ -12,7 +12,7 @@ from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
-from openenv_async.errors import CallerError, InvalidOption, OpenEnvError, ServerBusy
+from openenv_async.errors import CallerError, GoingAway, InvalidOption, OpenEnvError, ServerBusy
 from openenv_async.rollouts.checking import check_client, check_count, is_client
 from openenv_async.rollouts.summary import Summary
 from openenv_async.targets.resolve import Target, resolve
@@ -90,11 +90,14 @@ def sessions_of(
 def usual_retry(sessions: TargetSessions, run: object = None) -> Retry:
     """Return the default of ``retry``: a pool has other workers to play an episode again.
 
-    A run keeps no outcome of an episode that was lost: it may as well be played again.
+    So have several servers. A run keeps no outcome of an episode that was lost: it may as well be
+    played again.
     """
     if run is not None:
         return "always"
-    return "unstarted" if sessions.leases else "never"
+    target = sessions.target
+    has_others = sessions.leases or (target.kind == "urls" and len(target.given) > 1)
+    return "unstarted" if has_others else "never"
 
 
 @contextlib.asynccontextmanager
@@ -158,8 +161,8 @@ class Sessions:
     async def open(self, number: int) -> tuple[Any, BaseException | None]:
         """Return an open client, or the error; neither when nothing is left to play.
 
-        While the server is full this waits: for as long as sessions of ours are at work,
-        otherwise for a bounded time.
+        A server that drains is left for the next one, if there is another. While the server is
+        full this waits: for as long as sessions of ours are at work, otherwise for a bounded time.
 
         Args:
             number: says which of the factories makes it.
@@ -175,11 +178,11 @@ class Sessions:
             self.waiting -= 1
 
     async def _opened(self, number: int) -> tuple[Any, BaseException | None]:
-        make = self._factories[number % len(self._factories)]
         clock = asyncio.get_running_loop().time
         since = clock()
+        left = 0
         while self._wanted():
-            client = make()
+            client = self._factories[(number + left) % len(self._factories)]()
             check_client(client, "collect()")
             try:
                 if hasattr(client, "open"):
@@ -193,6 +196,11 @@ class Sessions:
                     log.info("waiting for capacity: %s", exc.message)
                 self._summary.refused += 1
                 await asyncio.sleep(min(float(exc.detail.get("retry_after") or 1.0), 1.0))
+            except GoingAway as exc:
+                await close_client(client)
+                left += 1
+                if left == len(self._factories):
+                    return None, exc
             except CallerError:
                 await close_client(client)
                 raise

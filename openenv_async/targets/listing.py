@@ -32,9 +32,7 @@ class EnvironmentList(list[EnvironmentInfo]):
 
     def __repr__(self) -> str:
         if not self:
-            return (
-                "no environment is installed: pip install ./environments/echo of a clone, for one"
-            )
+            return "no environment is installed: pip install ./environments/echo of a clone"
         rows = [("name", "version", "package", "description")]
         rows += [(each.name, each.version, each.package, each.description) for each in self]
         widths = [max(len(row[column]) for row in rows) for column in range(3)] + [0]

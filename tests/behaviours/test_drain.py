@@ -165,3 +165,18 @@ async def test_a_rolling_upgrade_loses_no_episode() -> None:
             if process.returncode is None:
                 process.terminate()
             await task
+
+
+async def test_rollouts_on_several_servers_lose_no_episode_when_one_drains() -> None:
+    slow = ("--param", "seconds=0.01")
+    async with (
+        served_process("CountedAsync", "--drain", "30", *slow) as (leaving, process),
+        served_process("CountedAsync", *slow) as (staying, _),
+    ):
+        asyncio.get_running_loop().call_later(0.5, process.send_signal, signal.SIGTERM)
+        played = await collect_all([leaving, staying], lambda _: {}, episodes=300, concurrency=16)
+        assert [str(outcome.error) for outcome in played if outcome.error is not None] == []
+        assert len(played) == 300
+        assert (
+            await asyncio.wait_for(process.wait(), 20) == 0
+        )  # it was the one that drained, meanwhile

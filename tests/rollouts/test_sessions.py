@@ -239,6 +239,7 @@ def found(source: Any, **options: Any) -> TargetSessions:
 
 def test_the_usual_retry_is_that_of_a_pool_or_none() -> None:
     assert usual_retry(found(Pool())) == "unstarted"
+    assert usual_retry(found(["http://127.0.0.1:1", "http://127.0.0.1:2"])) == "unstarted"
     assert usual_retry(found("http://127.0.0.1:1")) == "never"
 
 
