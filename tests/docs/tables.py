@@ -185,10 +185,17 @@ def options_table() -> str:
         flag = "/".join([*option.opts, *option.secondary_opts])
         metavar = option.metavar if option.metavar and not option.is_flag else ""
         about = " ".join(_code(option.help or "").split())
-        if option.show_default and "[default" not in about:
-            about += f" [default: {option.default}]"
+        about += _default_of(option, about)
         rows.append((f"`{flag}{' ' + metavar if metavar else ''}`", about))
     return _table(("option", "meaning"), rows)
+
+
+def _default_of(option: click.Option, about: str) -> str:
+    """Return the default of an option, in its own words where it has such."""
+    if not option.show_default or "[default" in about:
+        return ""
+    told = option.show_default if isinstance(option.show_default, str) else option.default
+    return f" [default: {told}]"
 
 
 def _dataclass_table(cls: Any) -> str:
@@ -203,8 +210,7 @@ def _option_row(option: click.Option) -> tuple[str, str]:
     metavar = option.metavar or ""
     if isinstance(option.type, click.Choice):
         metavar = "|".join(option.type.choices)
-    if option.show_default and "[default" not in about:
-        about += f" [default: {option.default}]"
+    about += _default_of(option, about)
     return f"`{flag}{f' {_code(metavar)}' if metavar and not option.is_flag else ''}`", about
 
 
