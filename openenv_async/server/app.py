@@ -58,10 +58,9 @@ __all__ = ["HTTPEnvServer", "UnknownPath", "create_app", "routes_in"]
 PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
 """Routes that a server in production mode does not have."""
 _KEYWORDS: Final = (
-    *("action", "observation", "state", "params", "options", "name", "token", "allowed_origins"),
-    *("allowed_hosts", "local", "agent_access", "agent_token", "agent_idle_timeout"),
-    *("admin_token", "callers"),
-    *("drain_seconds", "stateless_http", "mode"),
+    *("action", "observation", "state", "params", "options", "name", "token", "admin_token"),
+    *("callers", "allowed_origins", "allowed_hosts", "local", "agent_access", "agent_token"),
+    *("agent_idle_timeout", "drain_seconds", "stateless_http", "mode"),
 )
 """Keyword arguments of a server, for messages."""
 _MODES: Final = ("simulation", "production")

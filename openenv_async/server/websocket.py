@@ -279,7 +279,9 @@ class NativeSocket:
         self._write_batches()
         if not self._transport.congested:
             for message in self.connection.take_piece():
-                self._count_out(len(message))
+                self._stats.bytes_out += len(message)
+                if self._account is not None:
+                    self._account.send(len(message))
                 self._transport.write(message, self._text)
         if self.connection.pending:
             self._wake()
@@ -288,13 +290,10 @@ class NativeSocket:
 
     def _write_batches(self) -> None:
         """Write what is ready but large payloads, as far as the peer reads."""
-        connection, transport = self.connection, self._transport
+        connection, transport, account = self.connection, self._transport, self._account
         while connection.ready and not transport.congested:
             message = connection.take_batch()
-            self._count_out(len(message))
+            self._stats.bytes_out += len(message)
+            if account is not None:
+                account.send(len(message))
             transport.write(message, self._text)
-
-    def _count_out(self, size: int) -> None:
-        self._stats.bytes_out += size
-        if self._account is not None:
-            self._account.send(size)

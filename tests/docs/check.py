@@ -19,7 +19,7 @@ from tests.docs.pages import ADDRESS, Block, Page, matches, read_page
 __all__ = ["dead_links", "failing_blocks", "failing_commands", "serving"]
 
 _RUNNER: Final = Path(__file__).with_name("runner.py")
-_TIMEOUT: Final = 60.0
+_TIMEOUT: Final = 180.0
 _START_TIMEOUT: Final = 30.0
 
 
