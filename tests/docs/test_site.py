@@ -17,6 +17,7 @@ import yaml
 import openenv_async
 from tests.docs.pages import DOCS, REFERENCE, ROOT
 
+pytestmark = pytest.mark.xdist_group("site")  # which is built once
 BUILD_TIMEOUT: Final = 240.0
 OFFLINE: Final = """
 import socket, sys
