@@ -54,7 +54,8 @@ class Event(NamedTuple):
         observation: payload of the reply; ``None`` where too large or none.
         size: bytes of it.
         info: payload of what the environment told beside it; likewise.
-        total: return of the episode so far; ``None`` where its beginning was not seen.
+        total: return of the episode so far; ``None`` where its beginning was not seen, or no reward
+            was given.
         step: number in its episode; likewise.
     """
 
@@ -89,7 +90,8 @@ class Record:
     """The record of one session that is looked at.
 
     Attributes:
-        total: return of the episode so far; ``None`` where its beginning was not seen.
+        total: return of the episode so far; ``None`` where its beginning was not seen, or no reward
+            was given.
         steps: of the episode; likewise.
         until: when it ends if nobody looks again, by the loop's clock.
         followers: how many follow every event.
@@ -117,10 +119,11 @@ class Record:
         """Take notice of a reply."""
         kind = type(reply)
         if kind is Begun:
-            self.total, self.steps = reply.reward or 0.0, 0
-        elif kind is Observation and self.total is not None and self.steps is not None:
-            self.total += reply.reward or 0.0
+            self.total, self.steps = reply.reward, 0
+        elif kind is Observation and self.steps is not None:
             self.steps += 1
+            if reply.reward is not None:
+                self.total = reply.reward if self.total is None else self.total + reply.reward
         if self.followers:
             self.keep(request, reply, format)
 

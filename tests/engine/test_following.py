@@ -80,7 +80,7 @@ async def test_every_answer_is_an_event(cls: type[Paid]) -> None:
             *("step", "step", "reset", "step", "step")
         ]
         assert [event.number for event in events] == [1, 2, 3, 4, 5, 6]
-        assert [event.total for event in events] == [None, None, None, 0.0, 2.0, 5.0]
+        assert [event.total for event in events] == [None, None, None, None, 2.0, 5.0]
         assert [event.step for event in events] == [None, None, None, 0, 1, 2]
         assert events[2].reply["code"] == "environment_raised"
         assert events[3].reply["seed"] == 4

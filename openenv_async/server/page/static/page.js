@@ -397,7 +397,7 @@ class Player {
         result = await ask('reset', { body, session: this.session });
       }
       this.steps = 0;
-      this.total = 0;
+      this.total = result.reward;  // null until a reward is given
       this.history.body.replaceChildren();
       this.past.hidden = true;
       await this.show(result);
@@ -408,7 +408,7 @@ class Player {
     return this.run(async () => {
       const result = await ask('step', { body: { action }, session: this.session });
       this.steps += 1;
-      this.total += result.reward ?? 0;
+      if (result.reward !== null) this.total = (this.total ?? 0) + result.reward;
       const end = result.terminated ? 'terminated' : result.truncated ? 'truncated' : '';
       const row = this.history.row([
         String(this.steps), make('code', {}, brief(action)), number(result.reward), brief(result.observation), end]);
@@ -429,7 +429,7 @@ class Player {
     const over = result.terminated || result.truncated;
     this.status.replaceChildren(facts([
       ['Step', number(this.steps)], ['Reward', result.reward === null ? 'none' : number(result.reward)],
-      ['Return', number(this.total)],
+      ['Return', this.total === null ? 'none' : number(this.total)],
       ['Episode', result.terminated ? 'terminated' : result.truncated ? 'truncated' : 'running']]));
     const parts = [];
     const frame = this.modes.length ? await this.frame() : null;
