@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import InvalidOption
 from openenv_async.viewer.page import STATIC, linked_page, static_file
 from openenv_async.viewer.sources import EpisodeSource
@@ -101,10 +101,13 @@ class ViewerServer:
         self._server.force_exit = True
         serving, reading = self._tasks
         reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reading
-        await serving
-        self._socket.close()
+        try:
+            await wait_uncancelled(serving, reading)
+        finally:
+            self._socket.close()
+        for task in self._tasks:
+            if not task.cancelled():
+                task.result()
 
     async def ended(self) -> None:
         """Wait until the server has ended, which it does by itself only when it fails."""
