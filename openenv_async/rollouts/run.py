@@ -41,6 +41,7 @@ from typing import (
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import EnvClient
+from openenv_async.client.refusals import pause_for_turn
 from openenv_async.errors import (
     CallerError,
     DeadlineExceeded,
@@ -576,9 +577,7 @@ class Rollout:
         clock = asyncio.get_running_loop().time
         until = clock() + _LONGEST_TURN
         while True:
-            wait = as_float(refused.detail.get("retry_after") or 1.0)
-            if refused.detail.get("quota") == "sessions" or not clock() + wait < until:
-                raise refused
+            wait = pause_for_turn(refused, until - clock())
             if self._on_refused is not None:
                 self._on_refused(self.index, refused)
             await asyncio.sleep(wait)
