@@ -81,38 +81,34 @@ def token_option(command: Command) -> Command:
 
     There is no ``--token``: every user of the machine can read command lines.
     """
-    decorate = click.option(
-        "--token-file",
-        "token",
-        type=click.Path(exists=True, dir_okay=False),
-        callback=_read_token,
-        help=f"File with the access token; without it ${TOKEN_VARIABLE} is taken.",
-    )
-    return decorate(command)
+    return _token_file("token", TOKEN_VARIABLE, "the access token")(command)
 
 
 def agent_token_option(command: Command) -> Command:
     """Add the option ``--agent-token-file``; ``agent_token`` is given it, or ``None``."""
-    decorate = click.option(
-        "--agent-token-file",
-        "agent_token",
-        type=click.Path(exists=True, dir_okay=False),
-        callback=_read_agent_token,
-        help=f"File with a token for MCP alone; without it ${AGENT_TOKEN_VARIABLE} is taken.",
-    )
-    return decorate(command)
+    return _token_file("agent_token", AGENT_TOKEN_VARIABLE, "a token for MCP alone")(command)
 
 
 def admin_token_option(command: Command) -> Command:
     """Add the option ``--admin-token-file``; ``admin_token`` is given it, or ``None``."""
-    decorate = click.option(
-        "--admin-token-file",
-        "admin_token",
+    holds = "the token that alone may drain"
+    return _token_file("admin_token", ADMIN_TOKEN_VARIABLE, holds)(command)
+
+
+def _token_file(name: str, variable: str, holds: str) -> Callable[[Command], Command]:
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        try:
+            return find_token(value, os.environ, variable)
+        except (OSError, ValueError) as exc:
+            raise click.BadParameter(str(exc), ctx, param) from None
+
+    return click.option(
+        f"--{name.replace('_', '-')}-file",
+        name,
         type=click.Path(exists=True, dir_okay=False),
-        callback=_read_admin_token,
-        help=f"File with the token that alone may drain; without it ${ADMIN_TOKEN_VARIABLE}.",
+        callback=read,
+        help=f"File with {holds}; without it ${variable} is taken.",
     )
-    return decorate(command)
 
 
 def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -208,27 +204,6 @@ def timeout_options(command: Command) -> Command:
 
 def _server_timeouts() -> list[tuple[str, float | None]]:
     return [(name, value) for name, value in asdict(Timeouts()).items() if name != "connect"]
-
-
-def _read_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    try:
-        return find_token(value, os.environ)
-    except (OSError, ValueError) as exc:
-        raise click.BadParameter(str(exc), ctx, param) from None
-
-
-def _read_agent_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    try:
-        return find_token(value, os.environ, AGENT_TOKEN_VARIABLE)
-    except (OSError, ValueError) as exc:
-        raise click.BadParameter(str(exc), ctx, param) from None
-
-
-def _read_admin_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    try:
-        return find_token(value, os.environ, ADMIN_TOKEN_VARIABLE)
-    except (OSError, ValueError) as exc:
-        raise click.BadParameter(str(exc), ctx, param) from None
 
 
 def _read_params(
